@@ -1,0 +1,1 @@
+"""What the runs do: plain Python, one module per stage, no Airflow import."""

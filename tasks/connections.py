@@ -1,0 +1,105 @@
+"""What it takes to reach the shop's services, in the fields that Airflow's connections have.
+
+The DAGs fill a Connection from Airflow; `python -m tasks` fills it from the same environment
+variables, in either of the two forms that Airflow reads there: a URI or JSON.
+"""
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from tasks.errors import ConfigurationError
+
+CATALOG = "shop_catalog"
+SEARCH = "shop_search"
+
+
+@dataclass(frozen=True)
+class Services:
+    """The services a run works with."""
+
+    catalog: "Connection"
+    search: "Connection"
+
+    @classmethod
+    def from_environment(cls) -> Self:
+        """Read both connections; ELASTICSEARCH_URL serves where AIRFLOW_CONN_SHOP_SEARCH is not set."""
+        return cls(
+            Connection.from_environment(CATALOG),
+            Connection.from_environment(SEARCH, or_url_in="ELASTICSEARCH_URL"),
+        )
+
+
+@dataclass(frozen=True)
+class Connection:
+    """An Airflow connection's fields. Its repr holds no secret."""
+
+    conn_id: str
+    conn_type: str
+    host: str | None = None
+    port: int | None = None
+    login: str | None = None
+    password: str | None = field(default=None, repr=False)
+    schema: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_environment(cls, conn_id: str, *, or_url_in: str = "") -> Self:
+        """Read AIRFLOW_CONN_<ID>, or else the variable that `or_url_in` names.
+
+        Raises:
+            ConfigurationError: the variable is not set or is neither a URI nor JSON.
+        """
+        variable = f"AIRFLOW_CONN_{conn_id.upper()}"
+        value = os.environ.get(variable) or os.environ.get(or_url_in)
+        if not value:
+            raise ConfigurationError(
+                f"No connection {conn_id}. Set {variable}, as for Airflow, to a URI or to JSON."
+            )
+        try:
+            fields = _from_json(value) if value.lstrip().startswith("{") else _from_uri(value)
+            return cls(conn_id, **fields)
+        except (ValueError, TypeError, KeyError) as error:
+            # Not the error's text: it can quote the value, which can hold a password.
+            raise ConfigurationError(
+                f"{variable} is neither a URI nor JSON as Airflow reads them ({type(error).__name__})."
+            ) from None
+
+
+def _from_json(value: str) -> dict[str, Any]:
+    given = json.loads(value)
+    extra = given.get("extra") or {}
+    return {
+        "conn_type": given["conn_type"],
+        "host": given.get("host"),
+        "port": int(given["port"]) if given.get("port") else None,
+        "login": given.get("login"),
+        "password": given.get("password"),
+        "schema": given.get("schema"),
+        "extra": json.loads(extra) if isinstance(extra, str) else extra,
+    }
+
+
+def _from_uri(value: str) -> dict[str, Any]:
+    # Airflow also reads scheme://protocol://host, where the protocol belongs to the host.
+    scheme, _, rest = value.partition("://")
+    protocol, doubled, host_part = rest.partition("://")
+    uri = urlsplit(f"{scheme}://{host_part if doubled else rest}")
+    if not scheme or not rest:
+        raise ValueError("no scheme")
+    query = dict(parse_qsl(uri.query, keep_blank_values=True))
+    host_and_port = uri.netloc.rpartition("@")[2]
+    # urlsplit's hostname is in lower case, which a path in the host's place would not survive.
+    host = unquote(host_and_port) if "%2F" in host_and_port.upper() else uri.hostname
+    return {
+        "conn_type": scheme.replace("-", "_"),
+        "host": f"{protocol}://{host}" if doubled else host,
+        "port": None if host and host.startswith("/") else uri.port,
+        "login": unquote(uri.username) if uri.username else None,
+        "password": unquote(uri.password) if uri.password else None,
+        "schema": unquote(uri.path.removeprefix("/")) or None,
+        "extra": json.loads(query["__extra__"]) if "__extra__" in query else query,
+    }

@@ -1,0 +1,46 @@
+"""Run reports: where they lie, and what the recent ones let us expect of the next run."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from tasks import files
+from tasks.runs import Request
+from tasks.settings import Settings
+
+STAGES = ("download", "extract", "index")
+
+_RECENT = 20
+
+
+def path(request: Request, settings: Settings) -> Path:
+    """Where a run's report is."""
+    return request.folder(settings.data_dir) / "report.json"
+
+
+def recent(settings: Settings) -> Iterator[dict[str, Any]]:
+    """The newest reports of all DAGs, newest first; one that cannot be read is passed over."""
+    paths = sorted(settings.data_dir.glob("*/*/report.json"), key=lambda p: p.stat().st_mtime, reverse=True)
+    for report in paths[:_RECENT]:
+        try:
+            yield files.read_json(report)
+        except (OSError, json.JSONDecodeError):
+            continue
+
+
+def expectation(settings: Settings, to_do: int) -> dict[str, Any]:
+    """The traffic and time that `to_do` items will take, going by the recent runs that did any work.
+
+    Returns:
+        bytes, seconds and the number of runs it is taken from; bytes and seconds are null without any.
+    """
+    runs = [report for report in recent(settings) if report.get("bytes") and report["counts"].get("indexed")]
+    items = sum(report["stages"]["download"]["items"] for report in runs)
+    if not items:
+        return {"bytes": None, "seconds": None, "from_runs": 0}
+    return {
+        "bytes": round(to_do * sum(report["bytes"] for report in runs) / items),
+        "seconds": round(to_do * sum(report["seconds"] for report in runs) / items, 1),
+        "from_runs": len(runs),
+    }

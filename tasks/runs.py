@@ -1,0 +1,209 @@
+"""A run on disk: what was asked for, its plans, their chunks and where each stage's file lies.
+
+    <data dir>/<dag>/<run>/report.json
+    <data dir>/<dag>/<run>/plan-<id>/plan.json, items.parquet
+    <data dir>/<dag>/<run>/plan-<id>/chunk-0000/pictures.parquet, features.parquet, outcomes.parquet
+
+Every planning makes a new plan id, so nothing of an earlier plan is taken for this one's work.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Self
+from zoneinfo import ZoneInfo
+
+from tasks import files
+from tasks.errors import ConfigurationError
+
+SHOP_TIME = ZoneInfo("Asia/Seoul")
+"""The zone of the shop's nights, and of a time given without one."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a run was asked to do.
+
+    `dag` and `run` name its folder. With `category_ids` it takes the items of these categories
+    registered in [start, end), either end open when None; without, those changed in [start, end).
+    """
+
+    dag: str
+    run: str
+    start: datetime | None = None
+    end: datetime | None = None
+    category_ids: tuple[str, ...] = ()
+    force: bool = False
+    dry_run: bool = False
+    interval: tuple[datetime, datetime] | None = None
+    """The scheduled interval, where the items planned reach further back."""
+    notices: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in (self.dag, self.run):
+            if not re.fullmatch(r"(?!\.+$)[A-Za-z0-9_.~:+@ -]+", name):
+                raise ConfigurationError(f"{name!r} cannot name a folder; give the run another name.")
+        for category_id in self.category_ids:
+            if not re.fullmatch(r"[0-9]{8}", category_id):
+                raise ConfigurationError(
+                    f"The category id {category_id!r} is not 8 digits, such as 00000030."
+                )
+        if self.start is not None and self.end is not None and self.end <= self.start:
+            raise ConfigurationError(
+                f"The range ends before it starts: from {self.start.isoformat()} to {self.end.isoformat()}."
+            )
+
+    def folder(self, data_dir: Path) -> Path:
+        """Where this run's plans and its report are."""
+        return data_dir / self.dag / self.run
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values, times in ISO 8601."""
+        return {key: _plain(value) for key, value in asdict(self).items()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The inverse of to_json."""
+        interval = value["interval"]
+        return cls(
+            dag=value["dag"],
+            run=value["run"],
+            start=_time(value["start"]),
+            end=_time(value["end"]),
+            category_ids=tuple(value["category_ids"]),
+            force=value["force"],
+            dry_run=value["dry_run"],
+            interval=(datetime.fromisoformat(interval[0]), datetime.fromisoformat(interval[1]))
+            if interval
+            else None,
+            notices=tuple(value["notices"]),
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one planning found: the items to do, split into chunks, and what is already current."""
+
+    folder: Path
+    request: Request
+    feature_version: str
+    planned: int
+    """Catalogue rows selected, those already current included."""
+    current: int
+    """Of these, the ones whose feature is already current."""
+    created_at: datetime
+    bounds: tuple[int, ...] = ()
+    """Chunk i holds the rows [bounds[i], bounds[i + 1]) of items.parquet."""
+    labels: tuple[str, ...] = ()
+    """What is in each chunk, for a person."""
+    notices: tuple[str, ...] = ()
+    seconds: float = 0.0
+    preview: Mapping[str, Any] = field(default_factory=dict)
+    """In a dry run: the expected traffic and time."""
+
+    @property
+    def items(self) -> Path:
+        """The rows to do, in chunk order."""
+        return self.folder / "items.parquet"
+
+    @property
+    def chunks(self) -> "list[Chunk]":
+        """The chunks in order."""
+        return [Chunk(self, number) for number in range(len(self.bounds) - 1)]
+
+    def save(self) -> None:
+        """Write plan.json, last: its presence says that the plan is complete."""
+        values = {key: _plain(value) for key, value in asdict(self).items() if key != "folder"}
+        files.write_json(self.folder / "plan.json", values | {"request": self.request.to_json()})
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """Read a saved plan."""
+        value = files.read_json(folder / "plan.json")
+        return cls(
+            folder=folder,
+            request=Request.from_json(value.pop("request")),
+            created_at=datetime.fromisoformat(value.pop("created_at")),
+            bounds=tuple(value.pop("bounds")),
+            labels=tuple(value.pop("labels")),
+            notices=tuple(value.pop("notices")),
+            **value,
+        )
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A part of a plan that the stages work on as one."""
+
+    plan: Plan
+    number: int
+
+    @property
+    def start(self) -> int:
+        """Its first row in items.parquet."""
+        return self.plan.bounds[self.number]
+
+    @property
+    def stop(self) -> int:
+        """The row after its last."""
+        return self.plan.bounds[self.number + 1]
+
+    @property
+    def label(self) -> str:
+        """What is in it, for a person."""
+        return self.plan.labels[self.number]
+
+    @property
+    def folder(self) -> Path:
+        """Where its stages' files are."""
+        return self.plan.folder / f"chunk-{self.number:04}"
+
+    @property
+    def pictures(self) -> Path:
+        """What download leaves."""
+        return self.folder / "pictures.parquet"
+
+    @property
+    def features(self) -> Path:
+        """What extract leaves."""
+        return self.folder / "features.parquet"
+
+    @property
+    def outcomes(self) -> Path:
+        """What index leaves: every item's status."""
+        return self.folder / "outcomes.parquet"
+
+
+def last_night(now: datetime) -> tuple[datetime, datetime]:
+    """The last complete day in the shop's zone before `now`: its start and end, UTC."""
+    midnight = now.astimezone(SHOP_TIME).replace(hour=0, minute=0, second=0, microsecond=0)
+    return (midnight - timedelta(days=1)).astimezone(UTC), midnight.astimezone(UTC)
+
+
+def parse_time(text: str, name: str) -> datetime:
+    """Read an ISO 8601 date or time; without a zone it is the shop's.
+
+    Raises:
+        ConfigurationError: naming the parameter.
+    """
+    try:
+        time = datetime.fromisoformat(text)
+    except ValueError:
+        raise ConfigurationError(
+            f"{name}: {text!r} is neither a date nor a time, such as 2026-10-02 or 2026-10-02T09:00:00+09:00."
+        ) from None
+    return time.replace(tzinfo=SHOP_TIME) if time.tzinfo is None else time
+
+
+def _time(text: str | None) -> datetime | None:
+    return datetime.fromisoformat(text) if text else None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, Sequence) and not isinstance(value, str):
+        return [_plain(element) for element in value]
+    return value

@@ -1,0 +1,345 @@
+"""The one module that talks to Elasticsearch: the index's mapping, what it holds, and writing to it."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import Any
+
+from tasks.connections import Connection
+from tasks.errors import ConfigurationError, ServiceUnavailableError
+
+FEATURE = "imagenet_feature"
+VERSION = "imagenet_feature_version"
+URL = "imagenet_feature_img_url"
+IMAGE = "imagenet_feature_image"
+AT = "imagenet_feature_at"
+
+FIELDS: dict[str, dict[str, Any]] = {
+    # The index type is named: what Elasticsearch takes by default depends on its version and licence.
+    FEATURE: {
+        "type": "dense_vector",
+        "dims": 2048,
+        "similarity": "cosine",
+        "index": True,
+        "index_options": {"type": "int8_hnsw"},
+    },
+    VERSION: {"type": "keyword"},
+    URL: {"type": "keyword", "ignore_above": 8191},
+    IMAGE: {"type": "keyword"},
+    AT: {"type": "date"},
+}
+"""The fields we add to the shop's documents."""
+
+DOCUMENT_FIELDS: dict[str, dict[str, Any]] = {
+    "item_id": {"type": "keyword"},
+    "item_name": {"type": "text"},
+    "category_id": {"type": "keyword"},
+    "img_url": {"type": "keyword", "ignore_above": 8191},
+}
+"""The core server's fields, for an index that we create."""
+
+_OLDEST_SERVER = (9, 3)
+_BULK_RETRIES = 5
+_BULK_BYTES = 20_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a write has to know of a document as it is now."""
+
+    img_url: str | None
+    version: str | None
+    feature_url: str | None
+    image: str | None
+    at: datetime | None
+    seq_no: int
+    primary_term: int
+
+
+class SearchIndex:
+    """The shop's index behind the connection shop_search.
+
+    Every method raises ServiceUnavailableError when Elasticsearch does not answer, and
+    ConfigurationError when it refuses for a reason that a person has to mend.
+    """
+
+    def __init__(self, connection: Connection, index: str) -> None:
+        self.name = index
+        self._url, options = _client_options(connection)
+        from elasticsearch import Elasticsearch
+
+        self._client = Elasticsearch(
+            self._url,
+            request_timeout=60,
+            max_retries=3,
+            retry_on_timeout=True,
+            retry_on_status=(429, 502, 503, 504),
+            **options,
+        )
+
+    def check(self) -> bool:
+        """Refuse an index that cannot take the feature; touches nothing.
+
+        Returns:
+            Whether the index exists.
+        """
+        with self._explained():
+            self._check_server()
+            if not self._client.indices.exists(index=self.name):
+                return False
+            for concrete, described in self._client.indices.get_mapping(index=self.name).items():
+                _check_mapping(concrete, described["mappings"])
+            return True
+
+    def prepare(self) -> None:
+        """Create the index, or add the fields it lacks. `check` comes first."""
+        from elasticsearch import BadRequestError
+
+        with self._explained():
+            if self._client.indices.exists(index=self.name):
+                self._client.indices.put_mapping(index=self.name, properties=FIELDS)
+                return
+            try:
+                self._client.indices.create(
+                    index=self.name, mappings={"properties": DOCUMENT_FIELDS | FIELDS}
+                )
+            except BadRequestError as error:
+                if error.error != "resource_already_exists_exception":  # the core server was faster
+                    raise
+                self._client.indices.put_mapping(index=self.name, properties=FIELDS)
+
+    def versions(self) -> dict[str, int]:
+        """The feature versions in the index, with the number of documents of each."""
+        with self._explained():
+            answer = self._client.search(
+                index=self.name, size=0, aggs={"versions": {"terms": {"field": VERSION, "size": 100}}}
+            )
+            buckets = answer.get("aggregations", {"versions": {"buckets": []}})["versions"]["buckets"]
+            return {bucket["key"]: bucket["doc_count"] for bucket in buckets}
+
+    def current(self, urls: Mapping[str, str | None], version: str) -> set[str]:
+        """Of these items, with their URLs, the ones whose feature is of `version` and of this URL.
+
+        Sees what the index has refreshed; at most 10,000 items at once.
+        """
+        with self._explained():
+            answer = self._client.search(
+                index=self.name,
+                size=len(urls),
+                query=_with_feature(list(urls), version),
+                source=False,
+                docvalue_fields=[{"field": URL}],
+                filter_path="hits.hits._id,hits.hits.fields",
+            )
+        current, untold = set(), []
+        for hit in answer.get("hits", {}).get("hits", []):
+            values = hit.get("fields", {}).get(URL)
+            if values is None:  # longer than ignore_above: only _source has it
+                untold.append(hit["_id"])
+            elif values[0] == urls[hit["_id"]]:
+                current.add(hit["_id"])
+        documents = self.documents(untold)
+        return current | {item for item, held in documents.items() if held.feature_url == urls[item]}
+
+    def documents(self, item_ids: Sequence[str]) -> dict[str, Document]:
+        """The documents of these items as they are now, refreshed or not; a missing one is absent."""
+        if not item_ids:
+            return {}
+        with self._explained():
+            answer = self._client.mget(
+                index=self.name,
+                ids=list(item_ids),
+                source_includes=["img_url", VERSION, URL, IMAGE, AT],
+            )
+        result = {}
+        for found in answer["docs"]:
+            if "error" in found:
+                raise ConfigurationError(
+                    f"Elasticsearch cannot read {found['_id']} from {self.name}: {found['error']['reason']}."
+                )
+            if found["found"]:
+                source = found.get("_source", {})
+                at = source.get(AT)
+                result[found["_id"]] = Document(
+                    img_url=source.get("img_url"),
+                    version=source.get(VERSION),
+                    feature_url=source.get(URL),
+                    image=source.get(IMAGE),
+                    at=datetime.fromisoformat(at) if at else None,
+                    seq_no=found["_seq_no"],
+                    primary_term=found["_primary_term"],
+                )
+        return result
+
+    def write(self, actions: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, int, str]]:
+        """Send bulk actions, one item at a time retried where Elasticsearch asks for patience.
+
+        Yields:
+            item id, HTTP status, and the reason where the status is not a success.
+        """
+        from elasticsearch import helpers
+
+        with self._explained():
+            answers = helpers.streaming_bulk(
+                self._client,
+                ({"_index": self.name, **action} for action in actions),
+                chunk_size=5_000,  # the caller's pages are smaller; bytes are what bounds a request
+                max_chunk_bytes=_BULK_BYTES,
+                raise_on_error=False,
+                max_retries=_BULK_RETRIES,
+                initial_backoff=0.5,
+                max_backoff=20,
+                retry_on_status=(429, 503),
+            )
+            for _, answer in answers:
+                result = next(iter(answer.values()))
+                error = result.get("error") or {}
+                yield result["_id"], result["status"], error.get("reason", "")
+
+    def holding(self, item_ids: Sequence[str], version: str) -> set[str]:
+        """Of these items, the ones that searches find with a feature of `version`; refreshes first."""
+        with self._explained():
+            self._client.indices.refresh(index=self.name)
+            found: set[str] = set()
+            for start in range(0, len(item_ids), 10_000):
+                answer = self._client.search(
+                    index=self.name,
+                    size=10_000,
+                    query=_with_feature(item_ids[start : start + 10_000], version),
+                    source=False,
+                    filter_path="hits.hits._id",
+                )
+                found |= {hit["_id"] for hit in answer.get("hits", {}).get("hits", [])}
+            return found
+
+    def close(self) -> None:
+        """Close the connections."""
+        self._client.close()
+
+    def _check_server(self) -> None:
+        from elasticsearch import AuthorizationException
+
+        try:
+            # The root answers versions too, but not on every distribution of the server.
+            nodes = self._client.nodes.info(filter_path="nodes.*.version")["nodes"].values()
+            versions = [node["version"] for node in nodes]
+        except AuthorizationException:
+            versions = [self._client.info()["version"]["number"]]
+        oldest = min(tuple(int(part) for part in version.split(".")[:2]) for version in versions)
+        if oldest < _OLDEST_SERVER:
+            raise ConfigurationError(
+                f"Elasticsearch at {self._url} is {min(versions)}; the features need 9.3 or newer."
+            )
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        from elasticsearch import (
+            ApiError,
+            AuthenticationException,
+            AuthorizationException,
+            TransportError,
+        )
+
+        try:
+            yield
+        except (AuthenticationException, AuthorizationException) as error:
+            raise ConfigurationError(
+                f"Elasticsearch at {self._url} refuses us ({error.status_code}: {_reason(error)}). "
+                "Check the log-in of the connection shop_search and its privileges on the index."
+            ) from None
+        except ApiError as error:
+            if error.status_code in (408, 429) or error.status_code >= 500:
+                raise ServiceUnavailableError(
+                    f"Elasticsearch at {self._url} answers {error.status_code}: {_reason(error)}. Try later."
+                ) from None
+            raise ConfigurationError(
+                f"Elasticsearch at {self._url} refuses a request on the index {self.name} "
+                f"({error.status_code}: {_reason(error)})."
+            ) from None
+        except TransportError as error:
+            raise ServiceUnavailableError(
+                f"Elasticsearch at {self._url} does not answer: {error.message}. "
+                "Check that it runs and that the connection shop_search (or ELASTICSEARCH_URL) is right."
+            ) from None
+
+
+def _client_options(connection: Connection) -> tuple[str, dict[str, Any]]:
+    """The server's URL, without secrets, and the client's other options."""
+    extra = connection.extra
+    host = connection.host or ""
+    scheme, separator, bare_host = host.rpartition("://")
+    if not separator:
+        by_type = connection.conn_type if connection.conn_type in ("http", "https") else None
+        scheme = extra.get("scheme") or by_type or connection.schema or "http"
+    if not bare_host or scheme not in ("http", "https"):
+        raise ConfigurationError(
+            f"The connection {connection.conn_id} needs a host and the scheme http or https, "
+            "such as http://localhost:9200."
+        )
+    default_port = 443 if connection.conn_type == "https" else 9200
+    options: dict[str, Any] = {}
+    if extra.get("api_key"):
+        options["api_key"] = extra["api_key"]
+    elif connection.login:
+        options["basic_auth"] = (connection.login, connection.password or "")
+    if extra.get("ca_certs"):
+        options["ca_certs"] = extra["ca_certs"]
+    return f"{scheme}://{bare_host}:{connection.port or default_port}", options
+
+
+def _with_feature(item_ids: Sequence[str], version: str) -> dict[str, Any]:
+    return {
+        "bool": {
+            "filter": [
+                {"ids": {"values": list(item_ids)}},
+                {"term": {VERSION: version}},
+                {"exists": {"field": FEATURE}},
+            ]
+        }
+    }
+
+
+def _check_mapping(index: str, mapping: Mapping[str, Any]) -> None:
+    source = mapping.get("_source", {})
+    if source.get("enabled") is False:
+        raise ConfigurationError(
+            f"The index {index} keeps no _source, so documents cannot be updated in part. "
+            "Reindex it with _source enabled."
+        )
+    for field in FIELDS:
+        excluded = any(fnmatchcase(field, pattern) for pattern in source.get("excludes", []))
+        included = source.get("includes", [])
+        if excluded or (included and not any(fnmatchcase(field, pattern) for pattern in included)):
+            raise ConfigurationError(
+                f"The mapping of {index} leaves {field} out of _source: any later partial update of a "
+                "document would wipe it. Reindex with a mapping whose _source has no excludes or includes "
+                "for it; Elasticsearch 9.2 and newer keeps vectors out of the stored source by itself."
+            )
+    properties = mapping.get("properties", {})
+    for field, wanted in FIELDS.items():
+        held = properties.get(field)
+        if held is None:
+            continue
+        for key in ("type", "dims", "similarity"):
+            if key in wanted and held.get(key) != wanted[key]:
+                raise ConfigurationError(
+                    f"The field {field} of {index} has {key} {held.get(key)!r}, but must have "
+                    f"{wanted[key]!r}. A field's mapping cannot be changed: reindex without the field, or "
+                    "point FEATURES_INDEX at another index."
+                )
+        if wanted.get("index") and held.get("index") is False:
+            raise ConfigurationError(
+                f"The field {field} of {index} is not indexed, so no search can use it. "
+                "Reindex with index: true."
+            )
+
+
+def _reason(error: Any) -> str:
+    """What Elasticsearch gives as the reason, without the request."""
+    body = error.body if isinstance(error.body, dict) else {}
+    cause = body.get("error")
+    if isinstance(cause, dict):
+        return str(cause.get("reason") or cause.get("type"))
+    return str(cause or error.message)

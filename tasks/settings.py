@@ -1,0 +1,93 @@
+"""Every setting, named once: the environment variable is FEATURES_ and the field's name in capitals."""
+
+from pathlib import Path
+from typing import Annotated, Self
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from tasks.errors import ConfigurationError
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+"""The checkout: where sql/, model/ and a relative data dir are."""
+
+
+class Settings(BaseSettings):
+    """What an operator can turn. A relative path is resolved against the repository."""
+
+    model_config = SettingsConfigDict(env_prefix="FEATURES_", frozen=True)
+
+    data_dir: Path = Path("var")
+    """Where plans, packs and reports go; a folder that all workers share."""
+    index: str = "img_list"
+    """The Elasticsearch index, or alias, whose documents get the feature."""
+    image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
+    """Hosts pictures may come from, separated by commas; `*` is any public one, and a private or
+    loopback one counts only where it is listed as host:port."""
+    failure_budget: float = Field(default=0.05, ge=0, le=1)
+    """Share of the planned items that may fail before the run does."""
+    create_documents: bool = False
+    """Write whole catalogue rows into the index, for one that no core server fills."""
+    mix_versions: bool = False
+    """Let features of a second version into an index, as when a new model is rolled out."""
+
+    model_dir: Path = Path("model/inception_v3")
+    """The SavedModel."""
+    model_digest: str = Field(default="", pattern="^([0-9a-f]{64})?$")
+    """The weights' digest that the model must have; empty accepts what is there."""
+
+    chunk_size: int = Field(default=500, ge=1, le=20_000)
+    """Items in a chunk, while a run has at most 100 of them."""
+    downloads: int = Field(default=32, ge=1)
+    """Pictures one chunk downloads at once."""
+    downloads_per_host: int = Field(default=16, ge=1)
+    """Pictures one chunk downloads at once from one host."""
+    requests_per_second_per_host: float = Field(default=500.0, gt=0)
+    """Requests one chunk starts in a second at one host."""
+    download_attempts: int = Field(default=3, ge=1)
+    """Requests for one picture before its last failure counts."""
+    connect_timeout: float = Field(default=5.0, gt=0)
+    """Seconds to connect."""
+    read_timeout: float = Field(default=10.0, gt=0)
+    """Seconds without a byte."""
+    transfer_timeout: float = Field(default=60.0, gt=0)
+    """Seconds for one picture as a whole, redirects included."""
+    max_image_bytes: int = Field(default=20_000_000, ge=1)
+    """Bytes of one picture."""
+    max_image_pixels: int = Field(default=50_000_000, ge=1)
+    """Pixels of one picture, by its header."""
+    user_agent: str = "picture-feature-index/1.0 (shop picture search; see FEATURES_USER_AGENT)"
+    """How we name ourselves to image servers; put a contact address here."""
+
+    batch_size: int = Field(default=32, ge=1)
+    """Pictures the model takes at once."""
+    bulk_size: int = Field(default=500, ge=1, le=5_000)
+    """Documents in one request to Elasticsearch that carries vectors."""
+
+    @field_validator("image_hosts", mode="before")
+    @classmethod
+    def _split_hosts(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(host.strip().lower() for host in value.split(",") if host.strip())
+        return value
+
+    @field_validator("data_dir", "model_dir")
+    @classmethod
+    def _from_repository(cls, value: Path) -> Path:
+        return REPOSITORY / value
+
+    @classmethod
+    def load(cls) -> Self:
+        """Read the environment.
+
+        Raises:
+            ConfigurationError: naming the variable that holds a value it cannot hold.
+        """
+        try:
+            return cls()
+        except ValidationError as error:
+            problems = "; ".join(
+                f"FEATURES_{'_'.join(map(str, e['loc'])).upper()}={e['input']!r}: {e['msg']}"
+                for e in error.errors()
+            )
+            raise ConfigurationError(f"Settings that cannot be: {problems}.") from None

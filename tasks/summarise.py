@@ -1,0 +1,173 @@
+"""Stage 5: count what became of every planned item, write the report, and fail a run that must fail."""
+
+import logging
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tasks import files, packs, reports
+from tasks.errors import RunFailedError
+from tasks.runs import Chunk, Plan, Request
+from tasks.settings import Settings
+from tasks.statuses import FAILURES, Status
+
+log = logging.getLogger(__name__)
+
+_FIRST_FAILURES = 20
+
+
+def run(plan: Plan, settings: Settings) -> dict[str, Any]:
+    """Write the report of a planned run and return it.
+
+    Raises:
+        RunFailedError: an item is unfinished, or more failed than FEATURES_FAILURE_BUDGET allows. The
+            report is there.
+        ServiceUnavailableError: the data dir cannot be read or written.
+    """
+    report = _begin(plan.request) | {
+        "plan": plan.folder.name,
+        "feature_version": plan.feature_version,
+        "planned": plan.planned,
+        "started_at": plan.created_at.isoformat(),
+        "notices": list(plan.notices),
+    }
+    if plan.request.dry_run:
+        report |= {
+            "counts": {"current": plan.current, "to_do": plan.planned - plan.current},
+            "expected": dict(plan.preview),
+        }
+        return _end(report, plan.request, settings, [])
+
+    counts = Counter({Status.CURRENT: plan.current} if plan.current else {})
+    failures: list[dict[str, Any]] = []
+    for chunk in plan.chunks:
+        for outcome in _outcomes(chunk):
+            counts[Status(outcome["status"])] += 1
+            if outcome["status"] in FAILURES and len(failures) < _FIRST_FAILURES:
+                failures.append(outcome)
+    report |= {
+        "counts": {status.value: counts[status] for status in Status if counts[status]},
+        "failures": failures,
+        **_measured(plan),
+    }
+    return _end(report, plan.request, settings, _reasons_to_fail(counts, plan.planned, settings))
+
+
+def run_without_plan(request: Request, settings: Settings) -> dict[str, Any]:
+    """Write the report of a run whose planning failed.
+
+    Raises:
+        RunFailedError: always, once the report is there.
+    """
+    report = _begin(request) | {"planned": 0, "counts": {}, "notices": list(request.notices)}
+    return _end(report, request, settings, ["planning did not finish; its log says why"])
+
+
+def _begin(request: Request) -> dict[str, Any]:
+    interval = request.interval or (None if request.category_ids else (request.start, request.end))
+    return {
+        "dag": request.dag,
+        "run": request.run,
+        "interval": [_iso(time) for time in interval] if interval else None,
+        "category_ids": list(request.category_ids) or None,
+        "start": _iso(request.start),
+        "end": _iso(request.end),
+        "force": request.force,
+        "dry_run": request.dry_run,
+    }
+
+
+def _end(report: dict[str, Any], request: Request, settings: Settings, reasons: list[str]) -> dict[str, Any]:
+    now = datetime.now(UTC)
+    started = datetime.fromisoformat(report["started_at"]) if "started_at" in report else now
+    report |= {
+        "state": "failed" if reasons else "success",
+        "reasons": reasons,
+        "finished_at": now.isoformat(),
+        "seconds": round((now - started).total_seconds(), 3),
+    }
+    path = reports.path(request, settings)
+    files.write_json(path, report)
+    log.info("Report: %s", path)
+    if reasons:
+        raise RunFailedError(f"The run failed: {'; '.join(reasons)}. Report: {path}")
+    return report
+
+
+def _outcomes(chunk: Chunk) -> list[dict[str, Any]]:
+    """The chunk's items with their status; all of them unfinished where it did not get to its end."""
+    if chunk.outcomes.exists():
+        return list(packs.rows(chunk.outcomes))
+    stage = "extract" if chunk.features.exists() else "download" if chunk.pictures.exists() else "nothing"
+    reason = f"chunk {chunk.number} ({chunk.label}) did not finish; done so far: {stage}"
+    items = packs.slice_of(chunk.plan.items, chunk.start, chunk.stop)
+    return [
+        {
+            "item_id": item["item_id"],
+            "img_url": item["img_url"],
+            "status": Status.UNFINISHED,
+            "reason": reason,
+        }
+        for item in items
+    ]
+
+
+def _measured(plan: Plan) -> dict[str, Any]:
+    """Bytes, precision and each stage's work over all chunks, from the packs' own statistics."""
+    stages: dict[str, Any] = {"plan": _rate(plan.planned, plan.seconds)}
+    precisions, devices = set(), set()
+    total_bytes = requests = 0
+    for stage, file in zip(reports.STAGES, ("pictures", "features", "outcomes"), strict=True):
+        items, seconds = 0, 0.0
+        for chunk in plan.chunks:
+            pack: Path = getattr(chunk, file)
+            if pack.exists():
+                statistics = packs.statistics(pack)
+                items += chunk.stop - chunk.start
+                seconds += statistics["seconds"]
+                total_bytes += statistics.get("bytes", 0)
+                requests += statistics.get("requests", 0)
+                precisions.add(statistics.get("precision"))
+                devices.add(statistics.get("device"))
+        stages[stage] = _rate(items, seconds)
+    return {
+        "bytes": total_bytes,
+        "requests": requests,
+        "chunks": len(plan.chunks),
+        "precision": ", ".join(sorted(filter(None, precisions))) or None,
+        "device": ", ".join(sorted(filter(None, devices))) or None,
+        "stages": stages,
+    }
+
+
+def _rate(items: int, seconds: float) -> dict[str, Any]:
+    """Items, seconds of work added up over the chunks, and items per second of one worker."""
+    return {
+        "items": items,
+        "seconds": round(seconds, 3),
+        "items_per_second": round(items / seconds, 2) if seconds else None,
+    }
+
+
+def _reasons_to_fail(counts: Counter[Status], planned: int, settings: Settings) -> list[str]:
+    reasons = []
+    if unfinished := counts[Status.UNFINISHED]:
+        reasons.append(
+            f"{unfinished} of {planned} items are unfinished, because a task of their chunk failed"
+        )
+    failed = {status: counts[status] for status in FAILURES - {Status.UNFINISHED} if counts[status]}
+    total = sum(failed.values())
+    if total > settings.failure_budget * planned:
+        by_reason = ", ".join(
+            f"{count} {status}" for status, count in sorted(failed.items(), key=lambda f: -f[1])
+        )
+        reasons.append(
+            f"{total} of {planned} items failed ({by_reason}), more than the budget of "
+            f"{settings.failure_budget:.1%} (FEATURES_FAILURE_BUDGET)"
+        )
+    return reasons
+
+
+def _iso(time: datetime | None) -> str | None:
+    return time.isoformat() if time else None
