@@ -21,6 +21,8 @@ from tasks.errors import ConfigurationError
 SHOP_TIME = ZoneInfo("Asia/Seoul")
 """The zone of the shop's nights, and of a time given without one."""
 
+_OVERLAP = timedelta(days=1)
+
 
 @dataclass(frozen=True)
 class Request:
@@ -180,6 +182,15 @@ def last_night(now: datetime) -> tuple[datetime, datetime]:
     """The last complete day in the shop's zone before `now`: its start and end, UTC."""
     midnight = now.astimezone(SHOP_TIME).replace(hour=0, minute=0, second=0, microsecond=0)
     return (midnight - timedelta(days=1)).astimezone(UTC), midnight.astimezone(UTC)
+
+
+def caught_up(start: datetime, last_successful_end: datetime | None) -> datetime:
+    """Where a scheduled night that would start at `start` begins to read the catalogue.
+
+    From the end of the last successful night, never later than its own start, less a day of overlap for
+    rows that reached the catalogue late; what is current is skipped, so the overlap costs little.
+    """
+    return min(start, last_successful_end or start) - _OVERLAP
 
 
 def parse_time(text: str, name: str) -> datetime:

@@ -69,7 +69,7 @@ def _begin(request: Request) -> dict[str, Any]:
     return {
         "dag": request.dag,
         "run": request.run,
-        "interval": [_iso(time) for time in interval] if interval else None,
+        "interval": {"start": _iso(interval[0]), "end": _iso(interval[1])} if interval else None,
         "category_ids": list(request.category_ids) or None,
         "start": _iso(request.start),
         "end": _iso(request.end),

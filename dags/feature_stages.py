@@ -1,0 +1,159 @@
+"""The wiring that both DAGs share: plan, then download, extract and index chunk by chunk, then summarise.
+
+Each task turns what Airflow knows into plain values and calls its stage in tasks/.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import (
+    Connection,
+    Context,
+    ExceptionRetryPolicy,
+    RetryAction,
+    RetryRule,
+    TriggerRule,
+    get_current_context,
+    task,
+    task_group,
+)
+from airflow.sdk.exceptions import AirflowNotFoundException
+
+from tasks.connections import CATALOG, SEARCH, Services
+from tasks.connections import Connection as ServiceConnection
+from tasks.errors import ConfigurationError
+from tasks.runs import Chunk, Plan, Request
+from tasks.settings import Settings
+
+TAGS = ["picture-features"]
+
+DEFAULT_ARGS = {
+    "owner": "shop-search",
+    "retries": 3,
+    "retry_delay": timedelta(seconds=20),
+    "retry_exponential_backoff": True,
+    "max_retry_delay": timedelta(minutes=10),
+    # What a person has to mend fails at once; everything else may pass by itself.
+    "retry_policy": ExceptionRetryPolicy(
+        rules=[
+            RetryRule(
+                "tasks.errors.ConfigurationError", RetryAction.FAIL, reason="A person has to act first"
+            ),
+            RetryRule("tasks.errors.RunFailedError", RetryAction.FAIL, reason="The report says why"),
+        ]
+    ),
+}
+
+MakeRequest = Callable[[Context], Request]
+
+
+def feature_stages(make_request: MakeRequest) -> None:
+    """Add the stages to the DAG being defined; `make_request` says what a run was asked to do."""
+
+    @task(queue="io", pool="elasticsearch", execution_timeout=timedelta(hours=2))
+    def plan() -> list[dict[str, Any]]:
+        """Read the catalogue, leave out what is current, and split the rest into chunks."""
+        from tasks import plan as stage
+
+        context = get_current_context()
+        planned = stage.run(make_request(context), Settings.load(), _services())
+        # Relative, because workers may mount the data dir at different places.
+        folder = str(planned.folder.relative_to(Settings.load().data_dir))
+        context["ti"].xcom_push(key="plan", value=folder)
+        return [{"plan": folder, "number": c.number, "label": c.label} for c in planned.chunks]
+
+    @task(
+        queue="io",
+        pool="image_download",
+        execution_timeout=timedelta(hours=6),
+        map_index_template=_LABEL,
+    )
+    def download(chunk: dict[str, Any]) -> dict[str, Any]:
+        """Fetch the chunk's pictures in parallel."""
+        from tasks import download as stage
+
+        return stage.run(_chunk(chunk), Settings.load())
+
+    @task(queue="gpu", pool="gpu", execution_timeout=timedelta(hours=6), map_index_template=_LABEL)
+    def extract(chunk: dict[str, Any]) -> dict[str, Any]:
+        """Compute the features of the chunk's pictures."""
+        from tasks import extract as stage
+
+        return stage.run(_chunk(chunk), Settings.load())
+
+    @task(queue="io", pool="elasticsearch", execution_timeout=timedelta(hours=2), map_index_template=_LABEL)
+    def index(chunk: dict[str, Any]) -> dict[str, Any]:
+        """Write the features into their documents."""
+        from tasks import index as stage
+
+        return stage.run(_chunk(chunk), Settings.load(), _services())
+
+    # Runs whatever happened: a run that died half-way needs its report most of all.
+    @task(
+        queue="io",
+        pool="elasticsearch",
+        execution_timeout=timedelta(hours=1),
+        trigger_rule=TriggerRule.ALL_DONE,
+    )
+    def summarise() -> dict[str, int]:
+        """Count what became of every item, write the report, and fail a run that must fail."""
+        from tasks import summarise as stage
+
+        context = get_current_context()
+        folder = context["ti"].xcom_pull(task_ids="plan", key="plan")
+        settings = Settings.load()
+        if folder is None:
+            return stage.run_without_plan(make_request(context), settings)["counts"]
+        return stage.run(Plan.load(settings.data_dir / folder), settings)["counts"]
+
+    @task_group
+    def features(chunk: dict[str, Any]) -> None:
+        """The stages of one chunk; while one chunk computes, the next one downloads."""
+        download(chunk=chunk) >> extract(chunk=chunk) >> index(chunk=chunk)
+
+    chunks = plan()
+    features.expand(chunk=chunks) >> summarise()
+
+
+_LABEL = "{{ task.op_kwargs['chunk']['label'] }}"
+
+
+def _chunk(value: dict[str, Any]) -> Chunk:
+    return Chunk(Plan.load(Settings.load().data_dir / value["plan"]), value["number"])
+
+
+def _services() -> Services:
+    search = _connection(SEARCH)
+    if search is None and "ELASTICSEARCH_URL" in os.environ:
+        search = ServiceConnection.from_environment(SEARCH, or_url_in="ELASTICSEARCH_URL")
+    return Services(_required(CATALOG, _connection(CATALOG)), _required(SEARCH, search))
+
+
+def _connection(conn_id: str) -> ServiceConnection | None:
+    try:
+        found = Connection.get(conn_id)
+    except AirflowNotFoundException:
+        return None
+    return ServiceConnection(
+        conn_id=conn_id,
+        conn_type=found.conn_type,
+        host=found.host,
+        port=found.port,
+        login=found.login,
+        password=found.password,
+        schema=found.schema,
+        extra=found.extra_dejson,
+    )
+
+
+def _required(conn_id: str, connection: ServiceConnection | None) -> ServiceConnection:
+    if connection is None:
+        raise ConfigurationError(
+            f"Airflow has no connection {conn_id}. Add it under Admin, Connections, or set "
+            f"AIRFLOW_CONN_{conn_id.upper()}."
+        )
+    return connection

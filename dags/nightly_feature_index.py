@@ -1,0 +1,84 @@
+"""
+# Nightly feature index
+
+Gives every item registered or changed since the last successful night its picture feature.
+
+1. **plan** reads the catalogue, leaves out what the index has already, and splits the rest into chunks.
+2. **features**, for each chunk:
+   1. **download** fetches the pictures in parallel;
+   2. **extract** computes their features;
+   3. **index** writes them into the documents.
+3. **summarise** counts what became of every item, writes `report.json`, and fails the run if an item is
+   unfinished or more items failed than `FEATURES_FAILURE_BUDGET` allows.
+
+**Which items.** A scheduled night starts where the last successful scheduled one ended, less one day of
+overlap: nights that were missed or failed, and items written late to the catalogue, are caught up. A
+backfill or a run triggered with an interval takes exactly that interval; one without takes the last
+complete night. What is current is skipped, so running a night twice is safe.
+
+**When it fails.** The log of the failed task ends with what is wrong and what to do. Then clear `plan`
+with everything downstream: what is done is skipped, the rest is done again.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import DAG, Context, CronDataIntervalTimetable
+from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages
+
+from tasks.runs import Request, caught_up, last_night
+
+
+def _request(context: Context) -> Request:
+    dag_run = context["dag_run"]
+    start, end = dag_run.data_interval_start, dag_run.data_interval_end
+    notices: tuple[str, ...] = ()
+    if start is None or end is None:
+        start, end = last_night(datetime.now(UTC))
+        notices = (f"The run has no interval, so it takes the last complete night, {start} to {end}.",)
+    from_ = start
+    if dag_run.run_type == "scheduled":
+        from_ = caught_up(start, _last_successful_end(context))
+    return Request(
+        dag=dag_run.dag_id,
+        run=dag_run.run_id,
+        start=from_,
+        end=end,
+        interval=(start, end),
+        notices=notices,
+    )
+
+
+def _last_successful_end(context: Context) -> datetime | None:
+    """The end of the last successful scheduled night before this one.
+
+    Backfills and triggered runs do not count: they take their own interval, whatever is missing before.
+    """
+    from airflow.sdk.execution_time.comms import GetPreviousDagRun, PreviousDagRunResult
+    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
+
+    before = context["dag_run"].logical_date
+    while before is not None:
+        question = GetPreviousDagRun(dag_id=context["dag_run"].dag_id, logical_date=before, state="success")
+        answer = SUPERVISOR_COMMS.send(msg=question)
+        found = answer.dag_run if isinstance(answer, PreviousDagRunResult) else None
+        if found is None or found.run_type == "scheduled":
+            return found and found.data_interval_end
+        before = found.logical_date
+    return None
+
+
+with DAG(
+    dag_id="nightly_feature_index",
+    description="Picture features for everything registered or changed since the last successful night",
+    doc_md=__doc__,
+    schedule=CronDataIntervalTimetable("0 0 * * *", "Asia/Seoul"),
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    dagrun_timeout=timedelta(hours=20),
+    default_args=DEFAULT_ARGS,
+    tags=TAGS,
+):
+    feature_stages(_request)

@@ -1,0 +1,1 @@
+"""A shop on one machine: catalogue, pictures, image server, Elasticsearch, Airflow."""

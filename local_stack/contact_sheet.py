@@ -1,0 +1,252 @@
+"""Draws what the index finds: a picture a row, and the five pictures that Elasticsearch says are nearest."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import chain, zip_longest
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image, ImageDraw, ImageFont, ImageOps
+
+from local_stack.shop import Shop
+from tasks.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from elasticsearch import Elasticsearch
+
+NEIGHBOURS = 5
+CANDIDATES_PER_CATEGORY = 1_000
+"""How many of a category's items we look through for one that has its feature."""
+
+Colour = tuple[int, int, int]
+
+GROUND: Colour = (250, 249, 247)
+PANEL: Colour = (255, 255, 255)
+EDGE: Colour = (228, 225, 220)
+INK: Colour = (38, 38, 44)
+FAINT: Colour = (128, 126, 124)
+QUERY: Colour = (52, 72, 112)
+SAME: Colour = (58, 140, 100)
+SAME_EDGE: Colour = (176, 212, 192)
+
+CELL = 208
+"""Pixels of a picture's square panel."""
+GAP = 20
+CAPTION = 68
+MARGIN = 44
+HEADER = 148
+SMOOTHING = 4
+"""Round corners are drawn this much larger, then reduced."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """One picture with what is written below it."""
+
+    picture: Path | None
+    name: str
+    category: str
+    cosine: float | None = None
+    """Similarity to the row's query, -1 to 1; None for the query itself."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A query and its neighbours, nearest first."""
+
+    query: Card
+    neighbours: Sequence[Card]
+
+
+def contact_sheet(
+    client: "Elasticsearch", index: str, version: str, shop: Shop, path: Path, queries: int = 8
+) -> Path:
+    """Search for the neighbours of some of the shop's items and draw them to `path`, a PNG.
+
+    The queries are items of as many categories as there are, among those with a feature of `version`.
+
+    Raises:
+        ConfigurationError: no item has such a feature.
+    """
+    rows = nearest(client, index, version, shop, queries)
+    if not rows:
+        raise ConfigurationError(
+            f"No document of {index} has a feature of version {version}, so there is nothing to search. "
+            "Run nightly_feature_index or category_backfill first."
+        )
+    draw_contact_sheet(rows, path, subtitle=f"{index}, feature {version}")
+    return path
+
+
+def nearest(client: "Elasticsearch", index: str, version: str, shop: Shop, queries: int) -> list[Row]:
+    """At most `queries` rows, the categories taking turns; none where no item has a feature of `version`."""
+    names = shop.category_names()
+
+    def card(hit: dict[str, Any], cosine: float | None = None) -> Card:
+        source = hit["_source"]
+        category = names.get(source["category_id"], source["category_id"])
+        return Card(shop.picture(source["img_url"]), source["item_name"], category, cosine)
+
+    rows = []
+    for hit in _choose_queries(client, index, version, shop, queries):
+        found = client.search(
+            index=index,
+            knn={
+                "field": "imagenet_feature",
+                "query_vector": hit["fields"]["imagenet_feature"],
+                "k": NEIGHBOURS + 1,
+                "num_candidates": 200,
+                "filter": {"term": {"imagenet_feature_version": version}},
+            },
+            size=NEIGHBOURS + 1,
+            source=["item_name", "category_id", "img_url"],
+        )["hits"]["hits"]
+        others = [other for other in found if other["_id"] != hit["_id"]][:NEIGHBOURS]
+        # Elasticsearch scores a cosine as (1 + cosine) / 2.
+        rows.append(Row(card(hit), [card(other, 2 * other["_score"] - 1) for other in others]))
+    return rows
+
+
+def _choose_queries(
+    client: "Elasticsearch", index: str, version: str, shop: Shop, queries: int
+) -> list[dict[str, Any]]:
+    """Documents with a feature, the categories taking turns."""
+    by_category = []
+    for item_ids in shop.newest_items(CANDIDATES_PER_CATEGORY).values():
+        hits = client.search(
+            index=index,
+            query={
+                "bool": {
+                    "filter": [
+                        {"ids": {"values": item_ids}},
+                        {"term": {"imagenet_feature_version": version}},
+                        {"exists": {"field": "imagenet_feature"}},
+                    ]
+                }
+            },
+            size=queries,
+            source=["item_name", "category_id", "img_url"],
+            fields=["imagenet_feature"],
+        )["hits"]["hits"]
+        by_category.append(hits)
+    in_turn = chain.from_iterable(zip_longest(*by_category))
+    return [hit for hit in in_turn if hit is not None][:queries]
+
+
+def draw_contact_sheet(rows: Sequence[Row], path: Path, *, subtitle: str = "") -> None:
+    """Write the rows to `path` as a PNG, whole or not at all."""
+    width = 2 * MARGIN + (NEIGHBOURS + 1) * CELL + NEIGHBOURS * GAP + GAP
+    height = HEADER + len(rows) * (CELL + CAPTION + GAP) + MARGIN - GAP
+    sheet = Image.new("RGB", (width, height), GROUND)
+    pen = ImageDraw.Draw(sheet)
+    pen.text((MARGIN, 34), "Nearest pictures", fill=INK, font=_font(34))
+    pen.text((MARGIN + 2, 78), subtitle, fill=FAINT, font=_font(15))
+    _legend(pen, width - MARGIN, 88)
+    for column in range(NEIGHBOURS + 1):
+        text = f"nearest {column}" if column else "query"
+        pen.text((_left(column), 116), text, fill=FAINT if column else QUERY, font=_font(15))
+    for number, row in enumerate(rows):
+        top = HEADER + number * (CELL + CAPTION + GAP)
+        for column, card in enumerate([row.query, *row.neighbours]):
+            same = column > 0 and card.category == row.query.category
+            edge = QUERY if column == 0 else (SAME_EDGE if same else EDGE)
+            _draw_card(sheet, pen, card, _left(column), top, edge, same=same)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with temporary.open("wb") as file:
+        sheet.save(file, "PNG", optimize=False)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _left(column: int) -> int:
+    # The query stands a little apart.
+    return MARGIN + column * (CELL + GAP) + (GAP if column else 0)
+
+
+def _legend(pen: ImageDraw.ImageDraw, right: int, middle: int) -> None:
+    text = "same category as the query; the number is the cosine similarity"
+    left = right - pen.textlength(text, font=_font(14))
+    pen.text((left, middle), text, fill=FAINT, font=_font(14), anchor="lm")
+    pen.ellipse((left - 18, middle - 5, left - 8, middle + 5), fill=SAME)
+
+
+def _draw_card(
+    sheet: Image.Image, pen: ImageDraw.ImageDraw, card: Card, left: int, top: int, edge: Colour, *, same: bool
+) -> None:
+    sheet.paste(edge, (left, top), _rounded(CELL, CELL, 16))
+    line = 1 if edge == EDGE else 2
+    inner = CELL - 2 * line
+    sheet.paste(PANEL, (left + line, top + line), _rounded(inner, inner, 16 - line))
+    picture = _open(card.picture)
+    if picture is None:
+        pen.text((left + CELL / 2, top + CELL / 2), "no picture", fill=FAINT, font=_font(15), anchor="mm")
+    else:
+        picture = ImageOps.contain(picture, (CELL - 20, CELL - 20), Image.Resampling.LANCZOS)
+        at = (left + (CELL - picture.width) // 2, top + (CELL - picture.height) // 2)
+        sheet.paste(picture, at, _rounded(*picture.size, 9))
+    name_top = top + CELL + 9
+    for number, text in enumerate(_wrapped(pen, card.name, CELL - 4)):
+        pen.text((left + 2, name_top + number * 17), text, fill=INK, font=_font(14))
+    below = top + CELL + 54
+    if same:
+        pen.ellipse((left + 2, below - 4, left + 10, below + 4), fill=SAME)
+    pen.text((left + (15 if same else 2), below), card.category, fill=FAINT, font=_font(13), anchor="lm")
+    if card.cosine is not None:
+        pen.text((left + CELL - 2, below), f"{card.cosine:.2f}", fill=INK, font=_font(14), anchor="rm")
+
+
+def _open(picture: Path | None) -> Image.Image | None:
+    """The picture upright, RGB, on white; None where it is missing or broken."""
+    if picture is None:
+        return None
+    try:
+        with Image.open(picture) as opened:
+            upright = ImageOps.exif_transpose(opened)
+            if not upright.has_transparency_data:
+                return upright.convert("RGB")
+            white = Image.new("RGBA", upright.size, (255, 255, 255, 255))
+            return Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
+    except (OSError, SyntaxError, Image.DecompressionBombError):
+        return None
+
+
+def _wrapped(pen: ImageDraw.ImageDraw, text: str, width: float) -> list[str]:
+    """The text in at most two lines of `width` pixels, the end left out where it does not fit."""
+    font = _font(14)
+    lines = [""]
+    for word in text.split():
+        longer = f"{lines[-1]} {word}".strip()
+        if pen.textlength(longer, font=font) <= width or not lines[-1]:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    if len(lines) > 2:
+        lines = [lines[0], " ".join(lines[1:])]
+    return [_shortened(pen, line, width) for line in lines]
+
+
+def _shortened(pen: ImageDraw.ImageDraw, line: str, width: float) -> str:
+    font = _font(14)
+    if pen.textlength(line, font=font) <= width:
+        return line
+    while line and pen.textlength(line + "…", font=font) > width:
+        line = line[:-1]
+    return line.rstrip() + "…"
+
+
+@cache
+def _rounded(width: int, height: int, radius: int) -> Image.Image:
+    """A mask with round corners."""
+    large = Image.new("L", (width * SMOOTHING, height * SMOOTHING))
+    box = (0, 0, large.width - 1, large.height - 1)
+    ImageDraw.Draw(large).rounded_rectangle(box, radius * SMOOTHING, fill=255)
+    return large.reduce(SMOOTHING)
+
+
+@cache
+def _font(size: int) -> ImageFont.FreeTypeFont:
+    return ImageFont.load_default(size)  # type: ignore[return-value]

@@ -1,0 +1,118 @@
+"""Starts a server as a process group of its own, waits for it, and ends the whole group."""
+
+import contextlib
+import os
+import pwd
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from tasks.errors import ConfigurationError, ServiceUnavailableError
+
+TERM_SECONDS = 20
+"""How long a group may take to end by itself before it is killed."""
+
+
+def free_port() -> int:
+    """A TCP port of the loopback interface that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def require_free(port: int, purpose: str, variable: str) -> None:
+    """Refuse a taken port.
+
+    Raises:
+        ConfigurationError: naming what wanted the port and the variable that moves it.
+    """
+    with socket.socket() as probe:
+        # A port whose last connections still linger is free for a server, so ask as servers do.
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError as error:
+            raise ConfigurationError(
+                f"Port {port}, meant for {purpose}, is taken ({error.strerror}). "
+                f"Stop what listens there, or choose another with {variable}=PORT."
+            ) from None
+
+
+class Server:
+    """One server process with its children and its log file."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], log: Path) -> None:
+        self.name = name
+        self.process = process
+        self.log = log
+
+    @classmethod
+    def start(
+        cls,
+        name: str,
+        command: Sequence[str | Path],
+        log: Path,
+        *,
+        env: Mapping[str, str] | None = None,
+        user: str | None = None,
+        cwd: Path | None = None,
+    ) -> "Server":
+        """Start `command` in a new session, output appended to `log`; `user` only works for root."""
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(env) if env is not None else None,
+                user=user,
+                group=pwd.getpwnam(user).pw_gid if user else None,
+                extra_groups=[] if user else None,
+                cwd=cwd,
+                start_new_session=True,
+            )
+        return cls(name, process, log)
+
+    def wait_until(self, healthy: Callable[[], bool], seconds: float) -> None:
+        """Return once `healthy()`, asked every 0.2 seconds.
+
+        Raises:
+            ServiceUnavailableError: with the end of the log when the process ends or time is up.
+        """
+        deadline = time.monotonic() + seconds
+        while not healthy():
+            if self.process.poll() is not None:
+                raise ServiceUnavailableError(f"{self.name} ended at once.\n{self.last_lines()}")
+            if time.monotonic() > deadline:
+                raise ServiceUnavailableError(
+                    f"{self.name} was not ready after {seconds:.0f} s.\n{self.last_lines()}"
+                )
+            time.sleep(0.2)
+
+    def last_lines(self, count: int = 15) -> str:
+        """The end of the log, with where to read the rest."""
+        lines = self.log.read_text(errors="replace").splitlines()[-count:]
+        return "\n".join([f"The last lines of {self.log}:", *lines])
+
+    def stop(self) -> None:
+        """End the process and everything it started."""
+        stop_group(self.process.pid)
+        self.process.wait()
+
+
+def stop_group(leader: int) -> None:
+    """End the process group of `leader`: politely, then by force; one that is gone is fine."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(leader, signal.SIGTERM)
+        deadline = time.monotonic() + TERM_SECONDS
+        while time.monotonic() < deadline:
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(leader, os.WNOHANG)
+            os.killpg(leader, 0)
+            time.sleep(0.1)
+        os.killpg(leader, signal.SIGKILL)

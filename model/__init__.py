@@ -1,0 +1,1 @@
+"""Which model, from where, and what is checked before it is used."""
