@@ -20,8 +20,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Context, Param
-from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages
 
+from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages
 from tasks.runs import Request, parse_time
 
 
@@ -33,7 +33,7 @@ def _request(context: Context) -> Request:
         run=context["dag_run"].run_id,
         start=parse_time(start, "registered_from") if start else None,
         end=parse_time(end, "registered_to") if end else None,
-        category_ids=tuple(params["category_ids"]),
+        category_ids=tuple(dict.fromkeys(filter(None, params["category_ids"]))),
         force=params["force"],
         dry_run=params["dry_run"],
     )
@@ -54,9 +54,9 @@ with DAG(
             type="array",
             title="Categories",
             description="Category ids of 8 digits, one a line, such as 00000030.",
-            items={"type": "string", "pattern": "^[0-9]{8}$"},
+            # The form sends a line left empty as an empty string.
+            items={"type": "string", "pattern": "^([0-9]{8})?$"},
             minItems=1,
-            uniqueItems=True,
         ),
         "registered_from": Param(
             None,

@@ -25,8 +25,8 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, Context, CronDataIntervalTimetable
-from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages
 
+from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages
 from tasks.runs import Request, caught_up, last_night
 
 

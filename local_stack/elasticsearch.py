@@ -45,6 +45,8 @@ class Elasticsearch:
 
     def __init__(self, server: Server, url: str) -> None:
         self._server = server
+        self.pid = server.process.pid
+        """The leader of the server's process group."""
         self.url = url
 
     @classmethod

@@ -6,7 +6,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
-from tasks import download, extract, index, plan, progress, summarise
+from tasks import download, extract, index, plan, progress, reports, summarise
 from tasks.connections import Services
 from tasks.errors import FeatureIndexError
 from tasks.runs import Request, last_night, parse_time
@@ -30,7 +30,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("Stopped. Nothing is half-written; the same command does the rest.", file=sys.stderr)
         return 130
-    print(described(report))
+    print(reports.described(report))
     return 0
 
 
@@ -46,25 +46,6 @@ def run(request: Request, settings: Settings, services: Services) -> dict[str, A
         extract.run(chunk, settings, progress.bar)
         index.run(chunk, settings, services, progress.bar)
     return summarise.run(planned, settings)
-
-
-def described(report: dict[str, Any]) -> str:
-    """A report in a few lines for a terminal."""
-    lines = [f"planned   {report['planned']}"]
-    lines += [f"  {status:<22}{count:>8}" for status, count in report["counts"].items()]
-    for stage, measured in report.get("stages", {}).items():
-        rate = measured["items_per_second"]
-        if rate:
-            lines.append(f"{stage:<10}{measured['seconds']:>8.1f} s {rate:>10.1f} items/s")
-    if expected := report.get("expected"):
-        if expected["from_runs"]:
-            lines.append(
-                f"expected  {expected['bytes'] / 1e6:.1f} MB, {expected['seconds']:.0f} s "
-                f"(as in {expected['from_runs']} recent runs)"
-            )
-        else:
-            lines.append("expected  unknown: no recent run to go by")
-    return "\n".join(lines)
 
 
 def _request(arguments: argparse.Namespace) -> Request:

@@ -44,3 +44,22 @@ def expectation(settings: Settings, to_do: int) -> dict[str, Any]:
         "seconds": round(to_do * sum(report["seconds"] for report in runs) / items, 1),
         "from_runs": len(runs),
     }
+
+
+def described(report: dict[str, Any]) -> str:
+    """A report in a few lines for a terminal."""
+    lines = [f"planned   {report['planned']}"]
+    lines += [f"  {status:<22}{count:>8}" for status, count in report["counts"].items()]
+    for stage, measured in report.get("stages", {}).items():
+        rate = measured["items_per_second"]
+        if rate:
+            lines.append(f"{stage:<10}{measured['seconds']:>8.1f} s {rate:>10.1f} items/s")
+    if expected := report.get("expected"):
+        if expected["from_runs"]:
+            lines.append(
+                f"expected  {expected['bytes'] / 1e6:.1f} MB, {expected['seconds']:.0f} s "
+                f"(as in {expected['from_runs']} recent runs)"
+            )
+        else:
+            lines.append("expected  unknown: no recent run to go by")
+    return "\n".join(lines)

