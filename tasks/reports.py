@@ -12,6 +12,7 @@ from tasks.settings import Settings
 STAGES = ("download", "extract", "index")
 
 _RECENT = 20
+_SHOWN_FAILURES = 5
 
 
 def path(request: Request, settings: Settings) -> Path:
@@ -50,10 +51,15 @@ def described(report: dict[str, Any]) -> str:
     """A report in a few lines for a terminal."""
     lines = [f"planned   {report['planned']}"]
     lines += [f"  {status:<22}{count:>8}" for status, count in report["counts"].items()]
+    for failure in report.get("failures", [])[:_SHOWN_FAILURES]:
+        reason = f": {failure['reason']}" if failure["reason"] else ""
+        lines.append(f"    {failure['item_id']}  {failure['status']}{reason}")
     for stage, measured in report.get("stages", {}).items():
-        rate = measured["items_per_second"]
-        if rate:
-            lines.append(f"{stage:<10}{measured['seconds']:>8.1f} s {rate:>10.1f} items/s")
+        if measured["items"] and measured["items_per_second"]:
+            what = "images/s" if stage in ("download", "extract") else "items/s"
+            lines.append(
+                f"{stage:<10}{measured['seconds']:>8.1f} s {measured['items_per_second']:>10.1f} {what}"
+            )
     if expected := report.get("expected"):
         if expected["from_runs"]:
             lines.append(

@@ -15,6 +15,7 @@ from tasks.statuses import FAILURES, Status
 log = logging.getLogger(__name__)
 
 _FIRST_FAILURES = 20
+"""How many of the items that got no feature the report names; the counts cover all."""
 
 
 def run(plan: Plan, settings: Settings) -> dict[str, Any]:
@@ -44,7 +45,7 @@ def run(plan: Plan, settings: Settings) -> dict[str, Any]:
     for chunk in plan.chunks:
         for outcome in _outcomes(chunk):
             counts[Status(outcome["status"])] += 1
-            if outcome["status"] in FAILURES and len(failures) < _FIRST_FAILURES:
+            if outcome["status"] != Status.INDEXED and len(failures) < _FIRST_FAILURES:
                 failures.append(outcome)
     report |= {
         "counts": {status.value: counts[status] for status in Status if counts[status]},
