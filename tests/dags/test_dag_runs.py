@@ -1,0 +1,375 @@
+"""Both DAGs run by Airflow's own scheduler on a small shop; expectations are counted in the catalogue."""
+
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+import threading
+from collections import Counter
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from local_stack import image_server
+from local_stack.airflow import COMMAND, Airflow
+from local_stack.shop import Shop
+from tasks.settings import REPOSITORY
+
+NIGHTLY = "nightly_feature_index"
+BACKFILL = "category_backfill"
+ITEMS = 140
+HATS = "00000020"
+"""A category without any of the flawed items."""
+
+
+@pytest.fixture(scope="module")
+def stack(tmp_path_factory, elasticsearch_url):
+    """A rendered shop with its servers, and Airflow's real scheduler with this repository's DAGs."""
+    from elasticsearch import Elasticsearch
+
+    folder = tmp_path_factory.mktemp("shop")
+    now = datetime.now(UTC)
+    shop = Shop.rendered(folder, now=now, items=ITEMS)
+    index = f"dag-runs-{os.getpid()}"
+    search = Elasticsearch(elasticsearch_url, request_timeout=60)
+    shop.write_documents(search, index)
+    model = folder / "model"
+    model.symlink_to(REPOSITORY / "model" / "inception_v3")
+
+    requested = Counter()
+
+    class Counting(image_server._Handler):
+        def do_GET(self):  # noqa: N802
+            requested[self.path] += 1
+            super().do_GET()
+
+    server = image_server.ImageServer(shop.image_root, shop.image_port)
+    server.RequestHandlerClass = Counting
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    airflow = None
+    try:
+        airflow = Airflow.start(
+            folder / "airflow",
+            shop_env={
+                "AIRFLOW_CONN_SHOP_CATALOG": f"sqlite:///{shop.catalog_path}",
+                "AIRFLOW_CONN_SHOP_SEARCH": elasticsearch_url,
+                "FEATURES_DATA_DIR": str(folder / "data"),
+                "FEATURES_IMAGE_HOSTS": shop.image_hosts,
+                "FEATURES_INDEX": index,
+                "FEATURES_MODEL_DIR": str(model),
+                "FEATURES_CHUNK_SIZE": "40",
+                # Two bad items are a large share of nights as small as these.
+                "FEATURES_FAILURE_BUDGET": "0.5",
+            },
+        )
+        airflow.unpause(BACKFILL)
+        yield SimpleNamespace(
+            airflow=airflow,
+            shop=shop,
+            search=search,
+            index=index,
+            data=folder / "data",
+            model=model,
+            now=now,
+            requested=requested,
+        )
+    finally:
+        if airflow is not None:
+            airflow.stop()
+        server.shutdown()
+        server.server_close()
+        search.indices.delete(index=index, ignore_unavailable=True)
+        search.close()
+
+
+def _run(stack, dag_id, **how):
+    run_id = stack.airflow.trigger(dag_id, **how)
+    return run_id, stack.airflow.wait(dag_id, run_id), _report(stack, dag_id, run_id)
+
+
+def _report(stack, dag_id, run_id):
+    return json.loads((stack.data / dag_id / run_id / "report.json").read_text())
+
+
+def _in_catalogue(stack, where, *parameters):
+    with sqlite3.connect(stack.shop.catalog_path) as catalogue:
+        return [row[0] for row in catalogue.execute(f"select item_id from items where {where}", parameters)]
+
+
+def _changed_in(stack, start, end):
+    return _in_catalogue(
+        stack,
+        "coalesce(updated_at, registered_at) >= ? and coalesce(updated_at, registered_at) < ?",
+        *(f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}" for time in (start, end)),
+    )
+
+
+def _with_feature(stack):
+    stack.search.indices.refresh(index=stack.index)
+    query = {"exists": {"field": "imagenet_feature"}}
+    return {
+        hit["_id"] for hit in stack.search.search(index=stack.index, size=1000, query=query)["hits"]["hits"]
+    }
+
+
+def _sequence_numbers(stack):
+    stack.search.indices.refresh(index=stack.index)
+    answer = stack.search.search(index=stack.index, size=1000, seq_no_primary_term=True, source=False)
+    return {hit["_id"]: hit["_seq_no"] for hit in answer["hits"]["hits"]}
+
+
+def _instances(stack, dag_id, run_id):
+    found = stack.airflow._call("GET", f"/api/v2/dags/{dag_id}/dagRuns/{run_id}/taskInstances?limit=100")
+    return found["task_instances"]
+
+
+def _clear_plan(stack, dag_id, run_id):
+    stack.airflow._call(
+        "POST",
+        f"/api/v2/dags/{dag_id}/clearTaskInstances",
+        body={
+            "dry_run": False,
+            "dag_run_id": run_id,
+            "task_ids": ["plan"],
+            "include_downstream": True,
+            "only_failed": False,
+            "reset_dag_runs": True,
+        },
+    )
+    return stack.airflow.wait(dag_id, run_id), _report(stack, dag_id, run_id)
+
+
+def test_preview_touches_nothing(stack):
+    before = stack.search.indices.get_mapping(index=stack.index), _sequence_numbers(stack)
+    _, state, report = _run(stack, BACKFILL, conf={"category_ids": [HATS], "dry_run": True})
+    hats = _in_catalogue(stack, "category_id = ?", HATS)
+    assert state == "success"
+    assert report["counts"] == {"current": 0, "to_do": len(hats)}
+    assert report["planned"] == len(hats) > 0
+    assert report["expected"]["from_runs"] == 0
+    assert not stack.requested
+    assert (stack.search.indices.get_mapping(index=stack.index), _sequence_numbers(stack)) == before
+
+
+def test_range_that_ends_before_it_starts_is_the_last_line_of_the_log_without_retries(stack):
+    conf = {"category_ids": [HATS], "registered_from": "2026-10-02", "registered_to": "2026-10-01"}
+    run_id, state, report = _run(stack, BACKFILL, conf=conf)
+    assert state == "failed"
+    assert report["state"] == "failed"
+    assert (report["planned"], report["counts"]) == (0, {})
+    plan = next(task for task in _instances(stack, BACKFILL, run_id) if task["task_id"] == "plan")
+    assert (plan["state"], plan["try_number"]) == ("failed", 1)
+    logs = stack.airflow.home / "logs" / f"dag_id={BACKFILL}" / f"run_id={run_id}" / "task_id=plan"
+    lines = [json.loads(line) for line in (logs / "attempt=1.log").read_text().splitlines()]
+    last = [line for line in lines if not line["event"].startswith("::")][-1]
+    assert "ends before it starts" in last["reason"]
+
+
+def test_category_that_is_not_8_digits_is_refused_at_the_form(stack):
+    from tasks.errors import ConfigurationError
+
+    with pytest.raises(ConfigurationError, match="category_ids"):
+        stack.airflow.trigger(BACKFILL, conf={"category_ids": ["60"]})
+
+
+def test_chunk_whose_task_died_is_unfinished_and_clearing_plan_does_it(stack, tmp_path):
+    whole = stack.model.readlink()
+    broken = tmp_path / "model"
+    broken.mkdir()
+    # Planning knows the weights by their files; what extract cannot load is the graph.
+    (broken / "variables").symlink_to(whole / "variables")
+    (broken / "saved_model.pb").write_bytes(b"not a graph")
+    stack.model.unlink()
+    stack.model.symlink_to(broken)
+    hats = _in_catalogue(stack, "category_id = ?", HATS)
+    run_id, state, report = _run(stack, BACKFILL, conf={"category_ids": [HATS]})
+    stack.model.unlink()
+    stack.model.symlink_to(whole)
+
+    assert state == "failed"
+    assert report["counts"] == {"unfinished": len(hats)}
+    assert report["planned"] == len(hats)
+    assert "unfinished" in report["reasons"][0]
+    assert not _with_feature(stack)
+    states = {task["task_id"]: task["state"] for task in _instances(stack, BACKFILL, run_id)}
+    assert states["features.download"] == "success"
+    assert states["features.extract"] == "failed"
+    assert states["features.index"] == "upstream_failed"
+
+    state, report = _clear_plan(stack, BACKFILL, run_id)
+    assert state == "success"
+    assert report["counts"] == {"indexed": len(hats)}
+    assert _with_feature(stack) == set(hats)
+    labels = {
+        task["rendered_map_index"]
+        for task in _instances(stack, BACKFILL, run_id)
+        if task["task_id"] == "features.extract"
+    }
+    assert labels == {f"items 1-{len(hats)} · category {HATS} · host 127.0.0.1"}
+
+
+def test_next_scheduled_night_takes_up_three_missed_ones(stack):
+    night_start, night_end = stack.shop.newest_night(now=stack.now)
+    last_good_end = night_start - timedelta(days=3)
+    # A run that somebody triggered for a later night does not cover the ones before it.
+    _pretend_run(stack, "scheduled", last_good_end - timedelta(days=1), last_good_end)
+    _pretend_run(stack, "manual", night_start - timedelta(days=1), night_start)
+    stack.airflow.unpause(NIGHTLY)
+    run_id = f"scheduled__{night_end.isoformat()}"
+    expected = _changed_in(stack, last_good_end - timedelta(days=1), night_end)
+    assert len(expected) > 0.5 * ITEMS
+    already = _with_feature(stack) & set(expected)
+    _wait_for(stack, NIGHTLY, run_id)
+    state = stack.airflow.wait(NIGHTLY, run_id)
+    report = _report(stack, NIGHTLY, run_id)
+
+    assert state == "success"
+    assert report["planned"] == len(expected)
+    assert report["interval"] == {"start": night_start.isoformat(), "end": night_end.isoformat()}
+    assert report["counts"] == {
+        "current": len(already),
+        "indexed": len(expected) - len(already) - 3,
+        "waiting_for_document": 1,
+        "gone": 1,
+        "corrupt": 1,
+    }
+    bad = {failure["status"]: failure["item_id"] for failure in report["failures"]}
+    assert {status: _name(stack, item) for status, item in bad.items()} == {
+        "gone": "picture missing",
+        "corrupt": "picture corrupt",
+        "waiting_for_document": "no document",
+    }
+    assert report["chunks"] > 1
+    assert _with_feature(stack) >= set(expected) - set(bad.values())
+
+
+def test_clearing_plan_does_only_what_is_not_current(stack):
+    night_end = stack.shop.newest_night(now=stack.now)[1]
+    run_id = f"scheduled__{night_end.isoformat()}"
+    planned = _report(stack, NIGHTLY, run_id)["planned"]
+    stack.requested.clear()
+    (late,) = stack.shop.without_document
+    with sqlite3.connect(stack.shop.catalog_path) as catalogue:
+        row = catalogue.execute(
+            "select item_id, item_name, category_id, img_url from items where item_id = ?", (late,)
+        )
+        document = dict(zip(("item_id", "item_name", "category_id", "img_url"), row.fetchone(), strict=True))
+    stack.search.index(index=stack.index, id=late, document=document, refresh=True)
+
+    state, report = _clear_plan(stack, NIGHTLY, run_id)
+    assert state == "success"
+    assert report["counts"] == {"current": planned - 3, "indexed": 1, "gone": 1, "corrupt": 1}
+    # The missing picture's 404 is final, so each of the three is asked for once.
+    assert sum(stack.requested.values()) == 3
+    assert late in _with_feature(stack)
+
+
+def test_same_night_again_downloads_and_writes_nothing_and_a_new_url_only_itself(stack):
+    night = stack.shop.newest_night(now=stack.now)
+    items = _changed_in(stack, *night)
+    flawed = 2
+    before = _sequence_numbers(stack)
+    stack.requested.clear()
+    _, state, report = _run(stack, NIGHTLY, data_interval=night)
+    assert state == "success"
+    assert report["planned"] == len(items)
+    assert report["counts"] == {"current": len(items) - flawed, "gone": 1, "corrupt": 1}
+    assert sum(stack.requested.values()) == flawed
+    assert _sequence_numbers(stack) == before
+
+    changed = sorted(set(items) & _with_feature(stack))[0]
+    with sqlite3.connect(stack.shop.catalog_path) as catalogue:
+        catalogue.execute("update items set img_url = img_url || '?v=2' where item_id = ?", (changed,))
+        (url,) = catalogue.execute("select img_url from items where item_id = ?", (changed,)).fetchone()
+    stack.search.update(index=stack.index, id=changed, doc={"img_url": url}, refresh=True)
+    _, state, report = _run(stack, NIGHTLY, data_interval=night)
+    assert report["counts"] == {"current": len(items) - flawed - 1, "indexed": 1, "gone": 1, "corrupt": 1}
+    held = stack.search.get(index=stack.index, id=changed)["_source"]
+    assert held["imagenet_feature_img_url"] == url
+    after = _sequence_numbers(stack)
+    assert {item for item in after if after[item] != before[item]} == {changed}
+
+
+def test_force_does_all_again(stack):
+    hats = _in_catalogue(stack, "category_id = ?", HATS)
+    before = _sequence_numbers(stack)
+    stack.requested.clear()
+    _, _, report = _run(stack, BACKFILL, conf={"category_ids": [HATS], "force": True})
+    assert report["counts"] == {"indexed": len(hats)}
+    assert sum(stack.requested.values()) == len(hats)
+    after = _sequence_numbers(stack)
+    assert {item for item in after if after[item] != before[item]} == set(hats)
+
+
+def test_past_nights_by_backfill_create(stack):
+    newest = stack.shop.newest_night(now=stack.now)[0]
+    nights = [newest - timedelta(days=days) for days in (6, 5)]
+    first, last = (_seoul(night) for night in nights)
+    answer = subprocess.run(
+        [*COMMAND, "backfill", "create", "--dag-id", NIGHTLY, "--from-date", first, "--to-date", last],
+        env=os.environ | stack.airflow.environment,
+        capture_output=True,
+        text=True,
+        cwd=stack.airflow.home,
+    )
+    assert answer.returncode == 0, answer.stdout + answer.stderr
+    for night in nights:
+        end = night + timedelta(days=1)
+        run_id = f"backfill__{end.isoformat()}"
+        _wait_for(stack, NIGHTLY, run_id)
+        assert stack.airflow.wait(NIGHTLY, run_id) == "success"
+        report = _report(stack, NIGHTLY, run_id)
+        assert report["planned"] == len(_changed_in(stack, night, end)) > 0
+        assert report["start"] == night.isoformat()
+
+
+def _name(stack, item_id):
+    """What is wrong with an item, as its name says in brackets."""
+    with sqlite3.connect(stack.shop.catalog_path) as catalogue:
+        (name,) = catalogue.execute("select item_name from items where item_id = ?", (item_id,)).fetchone()
+    return name.rpartition("(")[2].rstrip(")")
+
+
+def _seoul(time):
+    return (time + timedelta(hours=9)).strftime("%Y-%m-%dT%H:%M:%S+09:00")
+
+
+def _wait_for(stack, dag_id, run_id):
+    """Until the scheduler has made the run."""
+    for _ in range(120):
+        runs = stack.airflow._call("GET", f"/api/v2/dags/{dag_id}/dagRuns?limit=100")["dag_runs"]
+        if run_id in {run["dag_run_id"] for run in runs}:
+            return
+        threading.Event().wait(0.5)
+    raise AssertionError(f"no run {run_id}, only {[run['dag_run_id'] for run in runs]}")
+
+
+def _pretend_run(stack, run_type, start, end):
+    """Put a successful run of the past into Airflow's database: time cannot be waited for."""
+    program = """
+import sys
+from datetime import datetime
+from airflow.models.dagrun import DagRun
+from airflow.timetables.base import DataInterval
+from airflow.utils.session import create_session
+from airflow.utils.types import DagRunTriggeredByType, DagRunType
+dag_id, run_type, start, end = sys.argv[1:]
+start, end = datetime.fromisoformat(start), datetime.fromisoformat(end)
+run = DagRun(
+    dag_id=dag_id, run_id=f"{run_type}__of_the_past", logical_date=start,
+    data_interval=DataInterval(start, end), run_after=end, run_type=DagRunType(run_type), state="success",
+    triggered_by=DagRunTriggeredByType.TEST,
+)
+with create_session() as session:
+    session.add(run)
+"""
+    subprocess.run(
+        [sys.executable, "-c", program, NIGHTLY, run_type, start.isoformat(), end.isoformat()],
+        env=os.environ | stack.airflow.environment,
+        check=True,
+        capture_output=True,
+        cwd=Path(stack.airflow.home),
+    )
