@@ -32,7 +32,8 @@ def main() -> int:
     """The command; 0 when both runs succeeded."""
     arguments = _parser().parse_args()
     # A polite kill cleans up like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     started = time.monotonic()
     try:
         demonstrate(arguments.images)

@@ -73,6 +73,8 @@ class Stack:
         folder = shop_folder(images)
         _refuse_running(folder)
         _stop_recorded(folder)
+        if airflow_port is not None:
+            require_free(airflow_port, "Airflow's UI", "AIRFLOW_PORT")
         record = _Record(folder, stays)
         with ThreadPoolExecutor(2) as threads:
             elasticsearch: Future[str] = threads.submit(_search_url, folder, record, say)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 from local_stack import stack
+from local_stack.airflow import Airflow
 from local_stack.demo import BACKFILL, NIGHTLY
 from local_stack.stack import Stack
 from tasks.errors import ConfigurationError, FeatureIndexError
@@ -17,7 +18,8 @@ AIRFLOW_PORT = 8080
 def main() -> int:
     """The command; 0 when it did what was asked."""
     arguments = _parser().parse_args()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for ending in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(ending, signal.default_int_handler)
     try:
         if arguments.down:
             down()
@@ -33,20 +35,24 @@ def main() -> int:
 
 
 def up(images: Path | None) -> None:
-    """Start the shop, leave it running, and say where it is."""
-    running = Stack.start(images, say=print, stays=True, airflow_port=_airflow_port())
-    for dag_id in (NIGHTLY, BACKFILL):
-        running.airflow.unpause(dag_id)
+    """Start the shop, leave it running, and say where it is; one that runs already is left as it is."""
+    airflow = Airflow.running(stack.shop_folder(images) / "airflow")
+    if airflow is None:
+        airflow = Stack.start(images, say=print, stays=True, airflow_port=_airflow_port()).airflow
+        for dag_id in (NIGHTLY, BACKFILL):
+            airflow.unpause(dag_id)
+        print("\nThe nightly run starts by itself where a night is due.")
+    else:
+        print("The shop runs already.")
     print(
         f"""
-Airflow        {running.airflow.url}
-  log in as    {running.airflow.username}
-  password     {running.airflow.password}
-Elasticsearch  {running.search_url}, index {running.settings.index}
-Reports        {running.settings.data_dir}/<dag>/<run>/report.json
+Airflow        {airflow.url}
+  log in as    {airflow.username}
+  password     {airflow.password}
+Elasticsearch  {airflow.environment[stack.SEARCH_VARIABLE]}
+Reports        {airflow.environment["FEATURES_DATA_DIR"]}/<dag>/<run>/report.json
 
-The nightly run has started by itself. Press Trigger on {BACKFILL} to see its form.
-`bin/airflow` talks to this Airflow; `make down` ends it all."""
+Press Trigger on {BACKFILL} to see its form. `bin/airflow` talks to this Airflow; `make down` ends it all."""
     )
 
 
