@@ -66,7 +66,8 @@ def demonstrate(images: Path | None) -> None:
     finally:
         # A second Ctrl-C must not leave servers behind.
         signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _say("Stopping the servers ...")
+        if folder in stack.running_shops():
+            _say("Stopping the servers ...")
         stack.stop(folder)
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -75,6 +75,8 @@ class Stack:
         _stop_recorded(folder)
         if airflow_port is not None:
             require_free(airflow_port, "Airflow's UI", "AIRFLOW_PORT")
+        if images is not None and not os.environ.get(CATALOG_VARIABLE):
+            Shop.from_folder(folder, images)  # what is wrong with it is said before anything starts
         record = _Record(folder, stays)
         with ThreadPoolExecutor(2) as threads:
             elasticsearch: Future[str] = threads.submit(_search_url, folder, record, say)

@@ -11,7 +11,7 @@ class Progress(Protocol):
     """Wraps the results of a stage as they come, to show how far it is."""
 
     def __call__(self, results: Iterable[T], stage: str, total: int) -> Iterable[T]:
-        """Pass `results` on; there will be `total` of them."""
+        """Pass `results` on; there will be `total` of them, 0 if nobody knows."""
 
 
 def silent(results: Iterable[T], stage: str, total: int) -> Iterable[T]:  # noqa: ARG001
@@ -24,6 +24,6 @@ def bar(results: Iterable[T], stage: str, total: int) -> Iterator[T]:
     from tqdm import tqdm
 
     shown: Any = tqdm(
-        results, desc=f"{stage:<9}", total=total, unit="", leave=True, disable=not sys.stderr.isatty()
+        results, desc=f"{stage:<9}", total=total or None, unit="", leave=True, disable=not sys.stderr.isatty()
     )
     yield from shown
