@@ -1,6 +1,7 @@
 """`python -m tasks run …`: every stage of a run in order, without Airflow."""
 
 import argparse
+import contextlib
 import logging
 import sys
 from datetime import UTC, datetime
@@ -20,8 +21,9 @@ def main() -> int:
     """Run as told on the command line; 0 when the run succeeded."""
     arguments = _parser().parse_args()
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
+    # The client warns of every attempt that fails, with a traceback; the error at the end says it all.
     for chatty in ("elastic_transport", "absl"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     try:
         report = run(_request(arguments), Settings.load(), Services.from_environment())
     except FeatureIndexError as error:
@@ -41,10 +43,16 @@ def run(request: Request, settings: Settings, services: Services) -> dict[str, A
         FeatureIndexError: as the stages do.
     """
     planned = plan.run(request, settings, services, progress.bar)
-    for chunk in planned.chunks:
-        download.run(chunk, settings, progress.bar)
-        extract.run(chunk, settings, progress.bar)
-        index.run(chunk, settings, services, progress.bar)
+    try:
+        for chunk in planned.chunks:
+            download.run(chunk, settings, progress.bar)
+            extract.run(chunk, settings, progress.bar)
+            index.run(chunk, settings, services, progress.bar)
+    except FeatureIndexError:
+        # The report tells what is unfinished; why it is, the stage's own error says best.
+        with contextlib.suppress(FeatureIndexError):
+            summarise.run(planned, settings)
+        raise
     return summarise.run(planned, settings)
 
 

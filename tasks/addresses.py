@@ -65,7 +65,18 @@ def is_public(text: str) -> bool:
             carried = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
         if carried:
             return is_public(str(carried))
-    return address.is_global and not address.is_multicast and not address.is_reserved
+        # Outside it lie site-local addresses, other NAT64 prefixes and what has no meaning yet.
+        if address not in _GLOBAL_UNICAST:
+            return False
+    return (
+        address.is_global
+        and not address.is_multicast
+        and not address.is_reserved
+        and address not in _OF_THE_CLOUD
+    )
 
 
+_OF_THE_CLOUD = frozenset({ipaddress.ip_address("168.63.129.16"), ipaddress.ip_address("192.0.0.192")})
+"""Numbers outside the private ranges at which a cloud (Azure, Oracle) serves its machines alone."""
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+_GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")

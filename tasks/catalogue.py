@@ -1,12 +1,14 @@
 """The shop's catalogue: read-only, streamed, with the statements of sql/catalogue/."""
 
 import re
+import sqlite3
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import sqlalchemy as sa
 
@@ -21,6 +23,7 @@ EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
 LATEST = datetime(9999, 12, 31, tzinfo=UTC)
 
 _ROWS_AT_ONCE = 5_000
+_SQLITE_UNAVAILABLE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_CANTOPEN")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +65,7 @@ class Catalogue:
     def urls(self, item_ids: Sequence[str]) -> dict[str, str | None]:
         """The URL that each of these items has now; an item that left the catalogue is absent."""
         with self._rows("urls", ["item_id", "img_url"], item_ids=list(item_ids)) as rows:
-            return {str(row.item_id): row.img_url for row in rows}
+            return {str(row.item_id): _text(row.img_url) for row in rows}
 
     def missing_indexes(self) -> list[str]:
         """What to create so that planning stays fast in a large catalogue; empty when all is there."""
@@ -82,7 +85,8 @@ class Catalogue:
         previous = None
         with self._rows(statement, Item.__slots__, **parameters) as rows:
             for row in rows:
-                item = Item(str(row.item_id), row.item_name, row.category_id, row.img_url)
+                # A shop's own statement may give numbers or UUIDs; from here on all are texts.
+                item = Item(str(row.item_id), *map(_text, (row.item_name, row.category_id, row.img_url)))
                 if previous is not None and item.item_id == previous.item_id:
                     raise ConfigurationError(
                         f"sql/catalogue/{statement}.sql gives item {item.item_id} twice; "
@@ -101,7 +105,7 @@ class Catalogue:
     def _rows(
         self, statement: str, columns: Sequence[str], **parameters: Any
     ) -> Iterator[sa.CursorResult[Any]]:
-        text = sa.text(_statement(statement))
+        text = sa.text(_without_comments(statement))
         lists = [name for name, value in parameters.items() if isinstance(value, list)]
         text = text.bindparams(*(sa.bindparam(name, expanding=True) for name in lists))
         try:
@@ -112,26 +116,38 @@ class Catalogue:
                         f"sql/catalogue/{statement}.sql does not give {', '.join(absent)}; it must."
                     )
                 yield rows
-        except (sa.exc.ProgrammingError, sa.exc.OperationalError, sa.exc.InterfaceError) as error:
+        except sa.exc.StatementError as error:
             raise self._explained(statement, error) from None
 
-    def _explained(self, statement: str, error: sa.exc.DBAPIError) -> Exception:
+    def _explained(self, statement: str, error: sa.exc.StatementError) -> Exception:
         # The driver's first line says what is wrong and holds no password; SQLAlchemy's text would
         # add the statement with its parameters.
-        what = str(error.orig).strip().splitlines()[0]
-        if isinstance(error, sa.exc.ProgrammingError) or "no such" in what:
-            return ConfigurationError(
-                f"sql/catalogue/{statement}.sql does not fit the catalogue {self._place}: {what}. "
-                "Edit the statement to the shop's tables, or point shop_catalog at the right database."
+        what = str(error.orig).strip().partition("\n")[0]
+        if _may_pass(error):
+            return ServiceUnavailableError(
+                f"The catalogue {self._place} does not answer: {what}. "
+                "Check that it runs and that the connection shop_catalog is right."
             )
-        return ServiceUnavailableError(
-            f"The catalogue {self._place} does not answer: {what}. "
-            "Check that it runs and that the connection shop_catalog is right."
+        return ConfigurationError(
+            f"sql/catalogue/{statement}.sql does not fit the catalogue {self._place}: {what}. "
+            "Edit the statement to the shop's tables, or point shop_catalog at the right database."
         )
 
 
-def _statement(name: str) -> str:
-    """The SQL of one file, without its comments: a colon in a comment would name a parameter."""
+def _may_pass(error: sa.exc.StatementError) -> bool:
+    """Whether the database was not to be had, rather than unable to do what it was asked."""
+    # SQLite calls nearly everything an operational error, a slip in the SQL included.
+    if isinstance(error.orig, sqlite3.Error):
+        return getattr(error.orig, "sqlite_errorname", "").startswith(_SQLITE_UNAVAILABLE)
+    return isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _without_comments(name: str) -> str:
+    """The SQL of one file; a colon in a comment would name a parameter."""
     lines = (STATEMENTS / f"{name}.sql").read_text(encoding="utf-8").splitlines()
     return "\n".join(line for line in lines if not line.lstrip().startswith("--"))
 
@@ -144,7 +160,9 @@ def _engine(connection: Connection) -> sa.Engine:
                 f"The connection {connection.conn_id} names the SQLite file {path}, which is not there."
             )
         # Opened read-only by the database itself.
-        url = sa.URL.create("sqlite", database=f"file:{path}", query={"mode": "ro", "uri": "true"})
+        url = sa.URL.create(
+            "sqlite", database=f"file:{quote(str(path))}", query={"mode": "ro", "uri": "true"}
+        )
         return sa.create_engine(url, poolclass=sa.NullPool)
     if connection.conn_type in ("postgres", "postgresql"):
         url = sa.URL.create(

@@ -54,7 +54,9 @@ class Connection:
             ConfigurationError: the variable is not set or is neither a URI nor JSON.
         """
         variable = f"AIRFLOW_CONN_{conn_id.upper()}"
-        value = os.environ.get(variable) or os.environ.get(or_url_in)
+        if or_url_in and not os.environ.get(variable) and os.environ.get(or_url_in):
+            variable = or_url_in
+        value = os.environ.get(variable)
         if not value:
             raise ConfigurationError(
                 f"No connection {conn_id}. Set {variable}, as for Airflow, to a URI or to JSON."
@@ -62,7 +64,7 @@ class Connection:
         try:
             fields = _from_json(value) if value.lstrip().startswith("{") else _from_uri(value)
             return cls(conn_id, **fields)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
             # Not the error's text: it can quote the value, which can hold a password.
             raise ConfigurationError(
                 f"{variable} is neither a URI nor JSON as Airflow reads them ({type(error).__name__})."
@@ -71,15 +73,14 @@ class Connection:
 
 def _from_json(value: str) -> dict[str, Any]:
     given = json.loads(value)
-    extra = given.get("extra") or {}
     return {
-        "conn_type": given["conn_type"],
+        "conn_type": _conn_type(given["conn_type"]),
         "host": given.get("host"),
         "port": int(given["port"]) if given.get("port") else None,
         "login": given.get("login"),
         "password": given.get("password"),
         "schema": given.get("schema"),
-        "extra": json.loads(extra) if isinstance(extra, str) else extra,
+        "extra": _extra(given.get("extra") or {}),
     }
 
 
@@ -87,19 +88,33 @@ def _from_uri(value: str) -> dict[str, Any]:
     # Airflow also reads scheme://protocol://host, where the protocol belongs to the host.
     scheme, _, rest = value.partition("://")
     protocol, doubled, host_part = rest.partition("://")
+    if doubled and not protocol.isalnum():
+        raise ValueError("a second :// that no protocol precedes")
     uri = urlsplit(f"{scheme}://{host_part if doubled else rest}")
-    if not scheme or not rest:
+    if not uri.scheme or not rest:
         raise ValueError("no scheme")
     query = dict(parse_qsl(uri.query, keep_blank_values=True))
-    host_and_port = uri.netloc.rpartition("@")[2]
-    # urlsplit's hostname is in lower case, which a path in the host's place would not survive.
-    host = unquote(host_and_port) if "%2F" in host_and_port.upper() else uri.hostname
+    host = unquote(uri.hostname or "")
+    if "/" in host:
+        # A path in the host's place, which would not survive the lower case of urlsplit's hostname.
+        host = unquote(uri.netloc.rpartition("@")[2].partition(":")[0])
     return {
-        "conn_type": scheme.replace("-", "_"),
-        "host": f"{protocol}://{host}" if doubled else host,
-        "port": None if host and host.startswith("/") else uri.port,
+        "conn_type": _conn_type(uri.scheme),
+        "host": f"{protocol}://{host}" if doubled else host or None,
+        "port": uri.port,
         "login": unquote(uri.username) if uri.username else None,
         "password": unquote(uri.password) if uri.password else None,
         "schema": unquote(uri.path.removeprefix("/")) or None,
-        "extra": json.loads(query["__extra__"]) if "__extra__" in query else query,
+        "extra": _extra(query["__extra__"]) if "__extra__" in query else query,
     }
+
+
+def _conn_type(name: str) -> str:
+    return "postgres" if name == "postgresql" else name.replace("-", "_")
+
+
+def _extra(given: Any) -> dict[str, Any]:
+    extra = json.loads(given) if isinstance(given, str) else given
+    if not isinstance(extra, dict):
+        raise TypeError("the extra is no JSON object")
+    return extra

@@ -21,7 +21,7 @@ from tasks.settings import Settings
 
 _FIRST_BACK_OFF = 0.5
 _LONGEST_BACK_OFF = 30.0
-"""Seconds. A server that asks for more is left to a later run."""
+"""Seconds. A host that asks for more is left to a later run."""
 
 
 def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[str, Any]:
@@ -70,8 +70,11 @@ def _fetch_all(urls: Sequence[str | None], settings: Settings) -> Iterator[tuple
     fetcher = Fetcher(settings)
     # Bounded: pictures wait here for the pack's writer, and their bytes are what memory holds.
     results: queue.Queue[tuple[str, Fetched, int] | BaseException] = queue.Queue(settings.downloads)
+    left_alone: dict[str, Fetched] = {}
     threads = [
-        threading.Thread(target=_fetch_from, args=(hosts, fetcher, settings, results), daemon=True)
+        threading.Thread(
+            target=_fetch_from, args=(hosts, left_alone, fetcher, settings, results), daemon=True
+        )
         for _ in range(min(settings.downloads, hosts.waiting))
     ]
     remaining = hosts.waiting
@@ -93,15 +96,28 @@ def _fetch_all(urls: Sequence[str | None], settings: Settings) -> Iterator[tuple
 
 
 def _fetch_from(
-    hosts: "HostQueues", fetcher: Fetcher, settings: Settings, results: "queue.Queue[Any]"
+    hosts: "HostQueues",
+    left_alone: dict[str, Fetched],
+    fetcher: Fetcher,
+    settings: Settings,
+    results: "queue.Queue[Any]",
 ) -> None:
+    """One thread's work. `left_alone` holds, of each host that asked for more patience than a run has,
+    the answer that said so: it stands for all that the host still has waiting."""
     try:
         while (job := hosts.take()) is not None:
-            fetched = fetcher.fetch(job.url)
-            job.attempts += 1
-            pause = _pause(fetched, job.attempts, settings)
-            if pause is not None:
-                hosts.put_back(job, pause, whole_host=fetched.retry_after is not None)
+            fetched = left_alone.get(job.host)
+            if fetched is None:
+                fetched = fetcher.fetch(job.url)
+                job.attempts += 1
+            asked_for = fetched.retry_after or 0.0
+            if asked_for > _LONGEST_BACK_OFF:
+                left_alone[job.host] = fetched
+            else:
+                hosts.pause(job.host, asked_for)
+            back_off = _back_off(fetched, job.attempts, settings)
+            if back_off is not None:
+                hosts.put_back(job, back_off)
             else:
                 hosts.done(job)
                 results.put((job.url, fetched, job.attempts))
@@ -109,7 +125,7 @@ def _fetch_from(
         results.put(error)
 
 
-def _pause(fetched: Fetched, attempts: int, settings: Settings) -> float | None:
+def _back_off(fetched: Fetched, attempts: int, settings: Settings) -> float | None:
     """Seconds until this URL is worth another request; None when it is not."""
     if not fetched.worth_retrying or attempts >= settings.download_attempts:
         return None
@@ -190,15 +206,17 @@ class HostQueues:
                 self._changed.wait(min(next_times) - now if next_times else None)
             return None
 
-    def put_back(self, job: Job, pause: float, *, whole_host: bool) -> None:
-        """Try a job again after `pause` seconds; `whole_host` leaves its host alone until then."""
+    def pause(self, name: str, seconds: float) -> None:
+        """Hand out no job of this host for `seconds`."""
         with self._changed:
-            until = time.monotonic() + pause
-            host = self._hosts[job.host]
-            if whole_host:
-                host.ready_at = max(host.ready_at, until)
+            host = self._hosts[name]
+            host.ready_at = max(host.ready_at, time.monotonic() + seconds)
+
+    def put_back(self, job: Job, seconds: float) -> None:
+        """Hand a job out again, after `seconds` at the earliest."""
+        with self._changed:
             self._order += 1
-            heapq.heappush(self._later, (until, self._order, job))
+            heapq.heappush(self._later, (time.monotonic() + seconds, self._order, job))
             self._release(job.host)
 
     def done(self, job: Job) -> None:

@@ -155,7 +155,8 @@ def _taken_from_elsewhere(chunk: Chunk, hashes: set[str]) -> Iterator[dict[str, 
 def _sole_use_of(device: str) -> Iterator[None]:
     """Hold this machine's lock of the device; it ends with the process, however that ends."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if device == "gpu" else ""
-    name = f"picture-feature-index-{device}{visible.replace('/', '_')}.lock"
+    # Each user's own: another user's file in the temporary folder cannot be opened.
+    name = f"picture-feature-index-{os.getuid()}-{device}{visible.replace('/', '_')}.lock"
     descriptor = os.open(Path(tempfile.gettempdir()) / name, os.O_RDWR | os.O_CREAT, 0o666)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)

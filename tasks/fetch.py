@@ -1,7 +1,10 @@
 """Fetches one picture over HTTP: checked addresses, capped bytes, limited time, no surprises."""
 
+import http.client
+import io
 import socket
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from http.cookiejar import DefaultCookiePolicy
@@ -25,6 +28,9 @@ MAX_URL_LENGTH = 8_191
 
 _MAX_REDIRECTS = 5
 _READ_BYTES = 65_536
+
+_deadline: ContextVar[float] = ContextVar("deadline")
+"""When the fetch of this thread has to be over, by time.monotonic()."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +67,7 @@ class Fetcher:
 
     def fetch(self, url: str) -> Fetched:
         """Request `url` once, following redirects, each checked like the first."""
-        deadline = time.monotonic() + self._settings.transfer_timeout
+        _deadline.set(time.monotonic() + self._settings.transfer_timeout)
         try:
             for _ in range(_MAX_REDIRECTS + 1):
                 check_url(url)
@@ -69,38 +75,34 @@ class Fetcher:
                     url,
                     stream=True,
                     allow_redirects=False,
-                    timeout=(self._settings.connect_timeout, self._settings.read_timeout),
+                    timeout=(_time_left(self._settings.connect_timeout), self._settings.read_timeout),
                 ) as response:
-                    if not response.is_redirect:
-                        return self._taken(response, deadline)
-                    url = urljoin(url, response.headers["location"])
+                    location = self._session.get_redirect_target(response)
+                    if location is None:
+                        return self._taken(response)
+                    url = urljoin(url, location)
             return Fetched(status=Status.UNREACHABLE, reason=f"more than {_MAX_REDIRECTS} redirects")
         except RefusedURLError as error:
             return Fetched(status=error.status, reason=error.reason)
-        except (requests.exceptions.InvalidURL, UnicodeError) as error:
+        except ValueError as error:
+            # Every library on the way says so, in a class of its own, of a URL it cannot take apart.
             return Fetched(status=Status.INVALID_URL, reason=f"not a URL: {error}"[:300])
         except (requests.exceptions.RequestException, HTTPError, OSError) as error:
-            return _network_failure(error)
+            return _network_failure(error, self._settings)
 
-    def _taken(self, response: requests.Response, deadline: float) -> Fetched:
+    def _taken(self, response: requests.Response) -> Fetched:
         if response.status_code != 200:
             return _refused(response)
         limit = self._settings.max_image_bytes
-        announced = response.headers.get("content-length", "")
-        if announced.isdigit() and int(announced) > limit:
+        announced = response.raw.length_remaining
+        if announced is not None and announced > limit:
             return Fetched(status=Status.TOO_LARGE, reason=f"{announced} bytes, more than {limit}")
         content = bytearray()
-        # read1 returns with what one receive gave, so that a slow drip meets the deadline.
+        # read1 returns with what one receive gave, so that too much is noticed at once.
         while part := response.raw.read1(_READ_BYTES):
             content += part
             if len(content) > limit:
                 return Fetched(status=Status.TOO_LARGE, reason=f"more than {limit} bytes")
-            if time.monotonic() > deadline:
-                return Fetched(
-                    status=Status.TIMED_OUT,
-                    reason=f"{len(content)} bytes in {self._settings.transfer_timeout:g} s, then given up",
-                    worth_retrying=True,
-                )
         return Fetched(content=bytes(content))
 
 
@@ -136,14 +138,12 @@ def _refused(response: requests.Response) -> Fetched:
     reason = f"the server answered {code}"
     if code in (404, 410):
         return Fetched(status=Status.GONE, reason=reason)
-    if code == 429:
-        return Fetched(
-            status=Status.RATE_LIMITED, reason=reason, worth_retrying=True, retry_after=_retry_after(response)
-        )
-    if code >= 500 or code in (408, 425):
-        return Fetched(
-            status=Status.UNREACHABLE, reason=reason, worth_retrying=True, retry_after=_retry_after(response)
-        )
+    if code >= 500 or code in (408, 425, 429):
+        status = Status.RATE_LIMITED if code == 429 else Status.UNREACHABLE
+        seconds = _retry_after(response)
+        if seconds is not None:
+            reason += f" and asked to be left alone for {seconds:.0f} s"
+        return Fetched(status=status, reason=reason, worth_retrying=True, retry_after=seconds)
     if code >= 400:
         return Fetched(status=Status.FORBIDDEN, reason=reason)
     return Fetched(status=Status.NOT_A_PICTURE, reason=reason)
@@ -152,18 +152,32 @@ def _refused(response: requests.Response) -> Fetched:
 def _retry_after(response: requests.Response) -> float | None:
     """Seconds, from either of the header's two forms: a number or a date."""
     value = response.headers.get("retry-after", "").strip()
-    if value.isdigit():
+    if value.isdecimal():
         return float(value)
     try:
         return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, IndexError, OverflowError):  # it is the server's text
         return None
 
 
-def _network_failure(error: Exception) -> Fetched:
+def _time_left(at_most: float) -> float:
+    """Seconds that an operation of this fetch may take.
+
+    Raises:
+        TimeoutError: there is none left.
+    """
+    left = _deadline.get() - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("the time for this picture is over")
+    return min(left, at_most)
+
+
+def _network_failure(error: Exception, settings: Settings) -> Fetched:
     timeouts = (requests.exceptions.Timeout, ReadTimeoutError, ConnectTimeoutError, TimeoutError)
     if isinstance(error, timeouts):
-        return Fetched(status=Status.TIMED_OUT, reason="no answer in time", worth_retrying=True)
+        over = time.monotonic() >= _deadline.get()
+        reason = f"not whole after {settings.transfer_timeout:g} s" if over else "no answer in time"
+        return Fetched(status=Status.TIMED_OUT, reason=reason, worth_retrying=True)
     # requests and urllib3 wrap the cause; the innermost says most, and names no credentials.
     cause: BaseException = error
     while (
@@ -177,10 +191,39 @@ def _network_failure(error: Exception) -> Fetched:
     )
 
 
+class _TimedReader(io.RawIOBase):
+    """Reads a socket so that no receive lasts beyond the fetch's deadline."""
+
+    def __init__(self, connection: socket.socket, reader: io.RawIOBase) -> None:
+        self._connection = connection
+        self._reader = reader
+        self._longest_silence = connection.gettimeout() or 0.0
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int | None:
+        self._connection.settimeout(_time_left(self._longest_silence))
+        return self._reader.readinto(buffer)
+
+    def close(self) -> None:
+        self._reader.close()
+        super().close()
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    """A response whose headers and body both meet the deadline, however slowly they drip."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        self.fp: io.BufferedReader = io.BufferedReader(_TimedReader(sock, self.fp.detach()))
+
+
 class _CheckedConnection:
     """Connects to addresses that the policy has seen, not to whatever the name gives a moment later."""
 
     policy: AddressPolicy
+    response_class: Any = _TimedResponse
 
     def _new_conn(self: Any) -> socket.socket:
         try:

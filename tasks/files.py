@@ -5,7 +5,7 @@ import os
 import shutil
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,15 +29,16 @@ def appearing_whole(path: Path) -> Iterator[Path]:
         temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
-        if error.filename is None and error.errno is None:
-            raise  # an error of the block's own work, such as a connection's
+        if error.errno is None or isinstance(error, ConnectionError | TimeoutError):
+            raise  # an error of the block's own work
         free = _free_space(path)
         raise ServiceUnavailableError(
             f"{path} cannot be written: {error.strerror or error} ({free}). "
             "Make room or give the folder's rights to this user; what is finished is kept."
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # what went wrong above says more
+            temporary.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:

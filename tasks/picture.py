@@ -1,11 +1,11 @@
 """From a picture's bytes to the tensor the model takes: the contract's preprocessing."""
 
 import io
-from typing import Any
+import re
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
 from tasks.statuses import Status
 
@@ -15,9 +15,23 @@ PREPROCESSING_TAG = "pad299"
 SIDE = 299
 """Height and width of the tensor."""
 
-# What each format we read begins with, so that damage is told from something else altogether.
-_SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF", b"GIF8", b"BM", b"\x00\x00\x00")
 _FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+# What each of them begins with, so that damage is told from something else altogether.
+_SIGNATURE = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM|....ftyp(avif|avis|mif1|msf1)", re.DOTALL
+)
+
+_ORIENTATION = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each orientation of EXIF."""
 
 # The limit is ours, from the settings, and checked on the header; Pillow's own only warns at first.
 Image.MAX_IMAGE_PIXELS = None
@@ -47,9 +61,9 @@ def decode(content: bytes, max_pixels: int) -> NDArray[np.uint8]:
     """
     try:
         image = Image.open(io.BytesIO(content), formats=_FORMATS)
-    except Exception as error:
-        if content.startswith(_SIGNATURES):
-            raise BadPictureError(Status.CORRUPT, f"the header cannot be read: {_summary(error)}") from None
+    except Exception:
+        if _SIGNATURE.match(content):
+            raise BadPictureError(Status.CORRUPT, "the header cannot be read") from None
         raise BadPictureError(
             Status.NOT_A_PICTURE, f"{len(content)} bytes that are none of {', '.join(_FORMATS)}"
         ) from None
@@ -63,7 +77,8 @@ def decode(content: bytes, max_pixels: int) -> NDArray[np.uint8]:
         image.load()
         return _to_rgb(_upright(image))
     except Exception as error:
-        raise BadPictureError(Status.CORRUPT, f"cannot be decoded: {_summary(error)}") from None
+        reason = f"cannot be decoded: {type(error).__name__}: {error}"[:200]
+        raise BadPictureError(Status.CORRUPT, reason) from None
 
 
 def to_tensor(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
@@ -74,21 +89,32 @@ def to_tensor(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
 
     Returns:
         float32 in [0, 1], [299, 299, 3].
+
+    Raises:
+        BadPictureError: a line so long and thin that nothing of it would be left.
     """
     import tensorflow as tf
 
     with tf.device("/CPU:0"):
-        padded = tf.image.resize_with_pad(tf.cast(rgb, tf.float32), SIDE, SIDE)
+        try:
+            padded = tf.image.resize_with_pad(tf.cast(rgb, tf.float32), SIDE, SIDE)
+        except tf.errors.InvalidArgumentError:
+            height, width, _ = rgb.shape
+            raise BadPictureError(
+                Status.NOT_A_PICTURE, f"a line of {width} x {height} pixels, too thin to resize"
+            ) from None
         tensor: NDArray[np.float32] = (padded / 255.0).numpy()
     return tensor
 
 
 def _upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose: it also writes the EXIF anew, and fails where any of it is damaged.
     try:
-        return ImageOps.exif_transpose(image)
+        turn = _UPRIGHT.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:
         # An orientation that cannot be read is no orientation; the pixels are what counts.
-        return image
+        turn = None
+    return image.transpose(turn) if turn is not None else image
 
 
 def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
@@ -101,7 +127,3 @@ def _to_rgb(image: Image.Image) -> NDArray[np.uint8]:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return np.asarray(image.convert("RGB"))
-
-
-def _summary(error: Any) -> str:
-    return f"{type(error).__name__}: {error}"[:200]

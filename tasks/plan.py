@@ -53,8 +53,6 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
     )
     for notice in notices:
         log.warning(notice)
-    if not request.dry_run:
-        index.prepare()
 
     folder = request.folder(settings.data_dir) / f"plan-{uuid.uuid4().hex[:12]}"
     planned = to_do = 0
@@ -70,6 +68,8 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
     if not request.dry_run:
         rows = packs.rows(folder / "items.parquet", ["category_id", "img_url"], at_once=_PAGE)
         bounds, labels = split(rows, chunk_size(to_do, settings))
+        # Not before all that a person may have to set right has been seen.
+        index.prepare()
     plan = Plan(
         folder=folder,
         request=request,

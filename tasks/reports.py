@@ -1,6 +1,5 @@
 """Run reports: where they lie, and what the recent ones let us expect of the next run."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ def recent(settings: Settings) -> Iterator[dict[str, Any]]:
     for report in paths[:_RECENT]:
         try:
             yield files.read_json(report)
-        except (OSError, json.JSONDecodeError):
+        except (OSError, ValueError):
             continue
 
 

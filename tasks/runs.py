@@ -16,7 +16,7 @@ from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 from tasks import files
-from tasks.errors import ConfigurationError
+from tasks.errors import ConfigurationError, ServiceUnavailableError
 
 SHOP_TIME = ZoneInfo("Asia/Seoul")
 """The zone of the shop's nights, and of a time given without one."""
@@ -122,8 +122,18 @@ class Plan:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """Read a saved plan."""
-        value = files.read_json(folder / "plan.json")
+        """Read a saved plan.
+
+        Raises:
+            ServiceUnavailableError: it is not in the data dir that this process sees.
+        """
+        try:
+            value = files.read_json(folder / "plan.json")
+        except OSError as error:
+            raise ServiceUnavailableError(
+                f"{error.filename} cannot be read: {error.strerror}. "
+                "Every worker needs the same FEATURES_DATA_DIR."
+            ) from None
         return cls(
             folder=folder,
             request=Request.from_json(value.pop("request")),
@@ -201,11 +211,14 @@ def parse_time(text: str, name: str) -> datetime:
     """
     try:
         time = datetime.fromisoformat(text)
-    except ValueError:
+        if time.tzinfo is None:
+            time = time.replace(tzinfo=SHOP_TIME)
+        time.astimezone(UTC)  # as the catalogue compares it; not every time of year 1 or 9999 has one
+    except (ValueError, OverflowError):
         raise ConfigurationError(
             f"{name}: {text!r} is neither a date nor a time, such as 2026-10-02 or 2026-10-02T09:00:00+09:00."
         ) from None
-    return time.replace(tzinfo=SHOP_TIME) if time.tzinfo is None else time
+    return time
 
 
 def _time(text: str | None) -> datetime | None:

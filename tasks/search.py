@@ -4,7 +4,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
-from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from tasks.connections import Connection
@@ -46,6 +45,12 @@ DOCUMENT_FIELDS: dict[str, dict[str, Any]] = {
 _OLDEST_SERVER = (9, 3)
 _BULK_RETRIES = 5
 _BULK_BYTES = 20_000_000
+_PATIENCE = (429, 503)
+"""Answers with which Elasticsearch asks for another try later."""
+_REFUSED = (401, 403)
+"""Answers to a document that hold for the index: no privilege, or blocked for writing."""
+_LASTING = ("illegal_argument_exception", "index_closed_exception")
+"""Why a document cannot be read, where waiting does not help."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +88,7 @@ class SearchIndex:
             self._check_server()
             if not self._client.indices.exists(index=self.name):
                 return False
-            for concrete, described in self._client.indices.get_mapping(index=self.name).items():
-                _check_mapping(concrete, described["mappings"])
+            self._compatible_mapping()
             return True
 
     def prepare(self) -> None:
@@ -92,25 +96,25 @@ class SearchIndex:
         from elasticsearch import BadRequestError
 
         with self._explained():
-            if self._client.indices.exists(index=self.name):
-                self._client.indices.put_mapping(index=self.name, properties=FIELDS)
-                return
-            try:
-                self._client.indices.create(
-                    index=self.name, mappings={"properties": DOCUMENT_FIELDS | FIELDS}
-                )
-            except BadRequestError as error:
-                if error.error != "resource_already_exists_exception":  # the core server was faster
-                    raise
-                self._client.indices.put_mapping(index=self.name, properties=FIELDS)
+            if not self._client.indices.exists(index=self.name):
+                try:
+                    self._client.indices.create(
+                        index=self.name, mappings={"properties": DOCUMENT_FIELDS | FIELDS}
+                    )
+                    return
+                except BadRequestError as error:
+                    if error.error != "resource_already_exists_exception":  # the core server was faster
+                        raise
+            held = self._compatible_mapping().get("properties", {})
+            # A field that is there stays as the shop has tuned it.
+            if lacking := {field: wanted for field, wanted in FIELDS.items() if field not in held}:
+                self._client.indices.put_mapping(index=self.name, properties=lacking)
 
     def versions(self) -> dict[str, int]:
         """The feature versions in the index, with the number of documents of each."""
         with self._explained():
-            answer = self._client.search(
-                index=self.name, size=0, aggs={"versions": {"terms": {"field": VERSION, "size": 100}}}
-            )
-            buckets = answer.get("aggregations", {"versions": {"buckets": []}})["versions"]["buckets"]
+            answer = self._search(size=0, aggs={"versions": {"terms": {"field": VERSION, "size": 100}}})
+            buckets = answer["aggregations"]["versions"]["buckets"]
             return {bucket["key"]: bucket["doc_count"] for bucket in buckets}
 
     def current(self, urls: Mapping[str, str | None], version: str) -> set[str]:
@@ -118,11 +122,12 @@ class SearchIndex:
 
         Sees what the index has refreshed; at most 10,000 items at once.
         """
+        # An empty id, which no document can have, would make Elasticsearch refuse them all.
+        item_ids = [item_id for item_id in urls if item_id]
         with self._explained():
-            answer = self._client.search(
-                index=self.name,
+            answer = self._search(
                 size=len(urls),
-                query=_with_feature(list(urls), version),
+                query=_with_feature(item_ids, version),
                 source=False,
                 docvalue_fields=[{"field": URL}],
                 filter_path="hits.hits._id,hits.hits.fields",
@@ -150,8 +155,10 @@ class SearchIndex:
         result = {}
         for found in answer["docs"]:
             if "error" in found:
-                raise ConfigurationError(
-                    f"Elasticsearch cannot read {found['_id']} from {self.name}: {found['error']['reason']}."
+                error = found["error"]
+                raise (ConfigurationError if error["type"] in _LASTING else ServiceUnavailableError)(
+                    f"Elasticsearch at {self._url} cannot read {found['_id']!r} from {self.name}: "
+                    f"{error['reason']}."
                 )
             if found["found"]:
                 source = found.get("_source", {})
@@ -168,7 +175,7 @@ class SearchIndex:
         return result
 
     def write(self, actions: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, int, str]]:
-        """Send bulk actions, one item at a time retried where Elasticsearch asks for patience.
+        """Send bulk actions; an item is tried again while Elasticsearch asks for patience.
 
         Yields:
             item id, HTTP status, and the reason where the status is not a success.
@@ -185,12 +192,21 @@ class SearchIndex:
                 max_retries=_BULK_RETRIES,
                 initial_backoff=0.5,
                 max_backoff=20,
-                retry_on_status=(429, 503),
+                retry_on_status=_PATIENCE,
             )
             for _, answer in answers:
                 result = next(iter(answer.values()))
-                error = result.get("error") or {}
-                yield result["_id"], result["status"], error.get("reason", "")
+                status, reason = result["status"], (result.get("error") or {}).get("reason", "")
+                if status in _PATIENCE:
+                    raise ServiceUnavailableError(
+                        f"Elasticsearch at {self._url} takes nothing for {self.name} at the moment "
+                        f"({status}: {reason})."
+                    )
+                if status in _REFUSED:
+                    raise ConfigurationError(
+                        f"Elasticsearch at {self._url} refuses to write to {self.name} ({status}: {reason})."
+                    )
+                yield result["_id"], status, reason
 
     def holding(self, item_ids: Sequence[str], version: str) -> set[str]:
         """Of these items, the ones that searches find with a feature of `version`; refreshes first."""
@@ -198,8 +214,7 @@ class SearchIndex:
             self._client.indices.refresh(index=self.name)
             found: set[str] = set()
             for start in range(0, len(item_ids), 10_000):
-                answer = self._client.search(
-                    index=self.name,
+                answer = self._search(
                     size=10_000,
                     query=_with_feature(item_ids[start : start + 10_000], version),
                     source=False,
@@ -208,9 +223,23 @@ class SearchIndex:
                 found |= {hit["_id"] for hit in answer.get("hits", {}).get("hits", [])}
             return found
 
-    def close(self) -> None:
-        """Close the connections."""
-        self._client.close()
+    def _search(self, **request: Any) -> Any:
+        # What one shard alone answers is no answer: the rest would count as absent.
+        return self._client.search(index=self.name, allow_partial_search_results=False, **request)
+
+    def _compatible_mapping(self) -> Mapping[str, Any]:
+        """The mapping of the one index behind our name, once it is seen to take the feature."""
+        found = self._client.indices.get(index=self.name)
+        (concrete, described), *others = found.items()
+        if others or self.name not in (concrete, *described["aliases"]):
+            raise ConfigurationError(
+                f"FEATURES_INDEX={self.name} stands for {', '.join(sorted(found))}. "
+                "It must be the name of one index, or an alias of one."
+            )
+        mode = described["settings"]["index"].get("mapping", {}).get("source", {}).get("mode")
+        _check_mapping(concrete, described["mappings"], keeps_source=mode != "disabled")
+        mapping: Mapping[str, Any] = described["mappings"]
+        return mapping
 
     def _check_server(self) -> None:
         from elasticsearch import AuthorizationException
@@ -221,10 +250,10 @@ class SearchIndex:
             versions = [node["version"] for node in nodes]
         except AuthorizationException:
             versions = [self._client.info()["version"]["number"]]
-        oldest = min(tuple(int(part) for part in version.split(".")[:2]) for version in versions)
-        if oldest < _OLDEST_SERVER:
+        oldest = min(versions, key=_major_and_minor)
+        if _major_and_minor(oldest) < _OLDEST_SERVER:
             raise ConfigurationError(
-                f"Elasticsearch at {self._url} is {min(versions)}; the features need 9.3 or newer."
+                f"Elasticsearch at {self._url} is {oldest}; the features need 9.3 or newer."
             )
 
     @contextmanager
@@ -314,22 +343,25 @@ def _with_feature(item_ids: Sequence[str], version: str) -> dict[str, Any]:
     }
 
 
-def _check_mapping(index: str, mapping: Mapping[str, Any]) -> None:
+def _major_and_minor(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def _check_mapping(index: str, mapping: Mapping[str, Any], *, keeps_source: bool) -> None:
     source = mapping.get("_source", {})
-    if source.get("enabled") is False:
+    if not keeps_source or source.get("enabled") is False:
         raise ConfigurationError(
             f"The index {index} keeps no _source, so documents cannot be updated in part. "
             "Reindex it with _source enabled."
         )
-    for field in FIELDS:
-        excluded = any(fnmatchcase(field, pattern) for pattern in source.get("excludes", []))
-        included = source.get("includes", [])
-        if excluded or (included and not any(fnmatchcase(field, pattern) for pattern in included)):
-            raise ConfigurationError(
-                f"The mapping of {index} leaves {field} out of _source: any later partial update of a "
-                "document would wipe it. Reindex with a mapping whose _source has no excludes or includes "
-                "for it; Elasticsearch 9.2 and newer keeps vectors out of the stored source by itself."
-            )
+    # Not only for our fields: our own partial updates would wipe whatever else is left out.
+    if source.get("excludes") or source.get("includes", ["*"]) != ["*"]:
+        raise ConfigurationError(
+            f"The mapping of {index} leaves fields out of _source (excludes {source.get('excludes', [])}, "
+            f"includes {source.get('includes', [])}): any partial update of a document wipes them. Reindex "
+            "with a mapping whose _source has neither; Elasticsearch 9.2 and newer keeps vectors out of the "
+            "stored source by itself."
+        )
     properties = mapping.get("properties", {})
     for field, wanted in FIELDS.items():
         held = properties.get(field)

@@ -11,11 +11,14 @@ from tasks.errors import ConfigurationError
 REPOSITORY = Path(__file__).resolve().parent.parent
 """The checkout: where sql/, model/ and a relative data dir are."""
 
+Seconds = Annotated[float, Field(gt=0, le=3_600)]
+
 
 class Settings(BaseSettings):
     """What an operator can turn. A relative path is resolved against the repository."""
 
-    model_config = SettingsConfigDict(env_prefix="FEATURES_", frozen=True)
+    # A variable that is there but empty, as compose files leave them, means the default.
+    model_config = SettingsConfigDict(env_prefix="FEATURES_", env_ignore_empty=True, frozen=True)
 
     data_dir: Path = Path("var")
     """Where plans, packs and reports go; a folder that all workers share."""
@@ -46,18 +49,20 @@ class Settings(BaseSettings):
     """Requests one chunk starts in a second at one host."""
     download_attempts: int = Field(default=3, ge=1)
     """Requests for one picture before its last failure counts."""
-    connect_timeout: float = Field(default=5.0, gt=0)
+    connect_timeout: Seconds = 5.0
     """Seconds to connect."""
-    read_timeout: float = Field(default=10.0, gt=0)
+    read_timeout: Seconds = 10.0
     """Seconds without a byte."""
-    transfer_timeout: float = Field(default=60.0, gt=0)
+    transfer_timeout: Seconds = 60.0
     """Seconds for one picture as a whole, redirects included."""
     max_image_bytes: int = Field(default=20_000_000, ge=1)
     """Bytes of one picture."""
     max_image_pixels: int = Field(default=50_000_000, ge=1)
     """Pixels of one picture, by its header."""
-    user_agent: str = "picture-feature-index/1.0 (shop picture search; see FEATURES_USER_AGENT)"
-    """How we name ourselves to image servers; put a contact address here."""
+    user_agent: str = Field(
+        default="picture-feature-index/1.0 (shop picture search; see FEATURES_USER_AGENT)", pattern="^[ -~]+$"
+    )
+    """How we name ourselves to image servers, in ASCII; put a contact address here."""
 
     batch_size: int = Field(default=32, ge=1)
     """Pictures the model takes at once."""
@@ -67,9 +72,11 @@ class Settings(BaseSettings):
     @field_validator("image_hosts", mode="before")
     @classmethod
     def _split_hosts(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(host.strip().lower() for host in value.split(",") if host.strip())
-        return value
+        if not isinstance(value, str):
+            return value
+        if "/" in value:
+            raise ValueError("hosts are wanted, without https:// and without a path")
+        return tuple(host.strip().lower() for host in value.split(",") if host.strip())
 
     @field_validator("data_dir", "model_dir")
     @classmethod

@@ -1,0 +1,633 @@
+import datetime
+import email.utils
+import functools
+import gzip
+import ipaddress
+import itertools
+import socket
+import ssl
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests.adapters
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+
+from tasks.addresses import RefusedURLError
+from tasks.fetch import MAX_URL_LENGTH, Fetched, Fetcher, check_url
+from tasks.settings import Settings
+from tasks.statuses import Status
+from tests.scripted_server import Exchange, Reply, ScriptedServer
+
+PHOTO = bytes(range(256)) * 40
+
+
+def fetcher(*hosts: str, **changed: Any) -> Fetcher:
+    return Fetcher(Settings(image_hosts=hosts, **changed))
+
+
+@pytest.fixture
+def fetch(image_server: ScriptedServer) -> Any:
+    """Fetch a path of the server."""
+    one = fetcher(image_server.host, connect_timeout=1, read_timeout=1, transfer_timeout=2)
+    return lambda path="/a.jpg": one.fetch(image_server.url(path))
+
+
+@pytest.fixture
+def elsewhere() -> Iterator[socket.socket]:
+    """A port that listens and that no list names."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening
+
+
+def connections_to(listening: socket.socket) -> int:
+    """How many connections wait to be accepted."""
+    listening.settimeout(0.05)
+    for count in itertools.count():
+        try:
+            listening.accept()[0].close()
+        except TimeoutError:
+            return count
+    raise AssertionError
+
+
+# Answers
+
+
+def test_a_picture_comes_as_it_is(image_server: ScriptedServer, fetch: Any) -> None:
+    image_server.answer("/a.jpg", Reply(body=PHOTO))
+    assert fetch() == Fetched(content=PHOTO)
+
+
+def test_a_picture_in_chunks_or_without_a_length(image_server: ScriptedServer, fetch: Any) -> None:
+    def chunked(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
+        for start in range(0, len(PHOTO), 1000):
+            part = PHOTO[start : start + 1000]
+            exchange.send(b"%x\r\n%s\r\n" % (len(part), part))
+        exchange.send(b"0\r\n\r\n")
+
+    image_server.answer("/chunked", chunked)
+    image_server.answer("/until-the-end", lambda exchange: exchange.send(b"HTTP/1.0 200 OK\r\n\r\n" + PHOTO))
+
+    assert fetch("/chunked").content == PHOTO
+    assert fetch("/until-the-end").content == PHOTO
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "worth_retrying"),
+    [
+        (404, Status.GONE, False),
+        (410, Status.GONE, False),
+        (400, Status.FORBIDDEN, False),
+        (401, Status.FORBIDDEN, False),
+        (403, Status.FORBIDDEN, False),
+        (451, Status.FORBIDDEN, False),
+        (408, Status.UNREACHABLE, True),
+        (429, Status.RATE_LIMITED, True),
+        (500, Status.UNREACHABLE, True),
+        (502, Status.UNREACHABLE, True),
+        (503, Status.UNREACHABLE, True),
+        (204, Status.NOT_A_PICTURE, False),
+        (206, Status.NOT_A_PICTURE, False),
+        (302, Status.NOT_A_PICTURE, False),  # a redirect without a location
+        (304, Status.NOT_A_PICTURE, False),
+    ],
+)
+def test_each_answer_has_its_status(
+    image_server: ScriptedServer, fetch: Any, code: int, status: Status, worth_retrying: bool
+) -> None:
+    image_server.answer("/a.jpg", Reply(code, headers={"Content-Length": "0"}))
+    expected = Fetched(status=status, reason=f"the server answered {code}", worth_retrying=worth_retrying)
+    assert fetch() == expected
+    assert image_server.count("/a.jpg") == 1
+
+
+@pytest.mark.parametrize("code", [429, 503])
+def test_retry_after_as_a_number_and_as_a_date(image_server: ScriptedServer, fetch: Any, code: int) -> None:
+    in_a_minute = email.utils.format_datetime(
+        datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=60), usegmt=True
+    )
+    for header, least, most in [
+        ("7", 7, 7),
+        ("0", 0, 0),
+        (in_a_minute, 55, 60),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0, 0),
+    ]:
+        image_server.answer("/a.jpg", Reply(code, headers={"Retry-After": header}))
+        fetched = fetch()
+        assert least <= fetched.retry_after <= most, header
+        assert "asked to be left alone for" in fetched.reason
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(
+    st.one_of(
+        st.text(st.characters(min_codepoint=32, max_codepoint=255), max_size=40),
+        st.from_regex(
+            r"\A(Mon, )?[0-9]{1,9} (Jan|Feb) [0-9]{1,9} [0-9]{1,3}:[0-9]{1,3} ([+-][0-9]{1,30}|GMT)\Z"
+        ),
+        st.from_regex(r"\A[0-9]{1,5000}\Z"),
+    )
+)
+@example("²")
+def test_no_retry_after_however_odd_is_an_error(
+    image_server: ScriptedServer, fetch: Any, header: str
+) -> None:
+    image_server.answer("/a.jpg", Reply(429, headers={"Retry-After": header}))
+    fetched = fetch()
+    assert fetched.status == Status.RATE_LIMITED
+    assert fetched.retry_after is None or fetched.retry_after >= 0
+
+
+# Redirects
+
+
+def test_redirects_are_followed(image_server: ScriptedServer, fetch: Any) -> None:
+    image_server.answer("/a.jpg", Reply(301, headers={"Location": image_server.url("/b/c.jpg")}))
+    image_server.answer("/b/c.jpg", Reply(302, headers={"Location": "../d.jpg?size=l"}))
+    image_server.answer(
+        "/d.jpg?size=l", Reply(307, headers={"Location": "/é.jpg".encode().decode("latin-1")})
+    )
+    image_server.answer("/%C3%A9.jpg", Reply(308, headers={"Location": "//" + image_server.host + "/end"}))
+    image_server.answer("/end", Reply(body=PHOTO))
+    assert fetch().content == PHOTO
+
+
+def test_a_redirect_loop_ends(image_server: ScriptedServer, fetch: Any) -> None:
+    image_server.answer("/a.jpg", Reply(302, headers={"Location": "/a.jpg"}))
+    fetched = fetch()
+    assert fetched.status == Status.UNREACHABLE
+    assert "redirects" in fetched.reason
+    assert image_server.count("/a.jpg") == 6
+
+
+def test_a_redirect_elsewhere_does_not_even_connect(
+    image_server: ScriptedServer, fetch: Any, elsewhere: socket.socket
+) -> None:
+    port = elsewhere.getsockname()[1]
+    image_server.answer("/a.jpg", Reply(302, headers={"Location": f"http://127.0.0.1:{port}/secret"}))
+    fetched = fetch()
+    assert fetched.status == Status.BLOCKED_ADDRESS
+    assert str(port) in fetched.reason
+    assert connections_to(elsewhere) == 0
+    assert fetcher(f"127.0.0.1:{port}", read_timeout=0.1).fetch(f"http://127.0.0.1:{port}/").status == (
+        Status.TIMED_OUT
+    )
+    assert connections_to(elsewhere) == 1, "the socket would have counted"
+
+
+@pytest.mark.parametrize("inside", ["169.254.169.254", "localhost", "2130706433", "[::ffff:7f00:1]"])
+def test_a_redirect_inside_is_blocked_where_every_public_host_is_allowed(
+    image_server: ScriptedServer, inside: str
+) -> None:
+    image_server.answer("/a.jpg", Reply(302, headers={"Location": f"http://{inside}/latest/meta-data"}))
+    fetched = fetcher("*", image_server.host).fetch(image_server.url("/a.jpg"))
+    assert fetched.status == Status.BLOCKED_ADDRESS
+    assert "not a public address" in fetched.reason
+
+
+@pytest.mark.parametrize(
+    "location",
+    [
+        "ftp://127.0.0.1/a.jpg",
+        "file:///etc/passwd",
+        "data:image/png;base64,AAAA",
+        "http://[::1",
+        "http://u:p@h/",
+    ],
+)
+def test_a_redirect_to_no_picture_url_is_an_invalid_url(
+    image_server: ScriptedServer, fetch: Any, location: str
+) -> None:
+    image_server.answer("/a.jpg", Reply(302, headers={"Location": location}))
+    assert fetch().status == Status.INVALID_URL
+
+
+# Sizes and times
+
+
+def test_too_large_as_announced_is_not_read(image_server: ScriptedServer) -> None:
+    def announce(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1001\r\n\r\n")
+        time.sleep(2)
+
+    image_server.answer("/1001", announce)
+    image_server.answer("/1000", Reply(body=b"x" * 1000))
+    one = fetcher(image_server.host, max_image_bytes=1000, read_timeout=1)
+    assert one.fetch(image_server.url("/1001")) == Fetched(
+        status=Status.TOO_LARGE, reason="1001 bytes, more than 1000"
+    )
+    assert len(one.fetch(image_server.url("/1000")).content) == 1000
+
+
+def test_too_large_unannounced_stops_early(image_server: ScriptedServer) -> None:
+    def endless(exchange: Exchange) -> None:
+        exchange.send(b"HTTP/1.1 200 OK\r\n\r\n")
+        for _ in range(10_000):
+            exchange.send(b"x" * 65_536)
+
+    image_server.answer("/endless", endless)
+    fetched = fetcher(image_server.host, max_image_bytes=1_000_000).fetch(image_server.url("/endless"))
+
+    assert fetched.status == Status.TOO_LARGE
+    assert fetched.content == b""
+    # What the sockets of both ends buffer comes on top of what was read.
+    assert image_server.bytes_sent["/endless"] < 20_000_000
+
+
+def test_compressed_bytes_are_not_inflated(image_server: ScriptedServer, fetch: Any) -> None:
+    bomb = gzip.compress(b"\0" * 10_000_000)
+    image_server.answer("/a.jpg", Reply(body=bomb, headers={"Content-Encoding": "gzip"}))
+    assert fetch().content == bomb
+
+
+def drip(first: bytes, forever: bytes) -> Any:
+    def script(exchange: Exchange) -> None:
+        exchange.send(first)
+        while True:
+            exchange.send(forever)
+            time.sleep(0.05)
+
+    return script
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(drip(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n", b"x"), id="body"),
+        pytest.param(
+            drip(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n", b"1\r\nx\r\n"), id="chunks"
+        ),
+        pytest.param(drip(b"HTTP/1.1 200 OK\r\nX: ", b"x"), id="header"),
+        pytest.param(drip(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), id="continue"),
+    ],
+)
+def test_a_drip_ends_at_the_transfer_limit(image_server: ScriptedServer, script: Any) -> None:
+    image_server.answer("/a.jpg", script)
+    started = time.monotonic()
+    fetched = fetcher(image_server.host, read_timeout=5, transfer_timeout=0.4).fetch(
+        image_server.url("/a.jpg")
+    )
+    assert 0.4 <= time.monotonic() - started < 2
+    assert fetched == Fetched(status=Status.TIMED_OUT, reason="not whole after 0.4 s", worth_retrying=True)
+
+
+def test_the_transfer_limit_counts_all_redirects_together(image_server: ScriptedServer) -> None:
+    image_server.answer("/a.jpg", Reply(302, headers={"Location": "/a.jpg"}, delay=0.2))
+    started = time.monotonic()
+    fetched = fetcher(image_server.host, transfer_timeout=0.5).fetch(image_server.url("/a.jpg"))
+    assert time.monotonic() - started < 1.1
+    assert fetched.status == Status.TIMED_OUT
+
+
+def test_silence_ends_at_the_read_limit(image_server: ScriptedServer) -> None:
+    image_server.answer("/a.jpg", Reply(body=PHOTO, delay=1))
+    started = time.monotonic()
+    fetched = fetcher(image_server.host, read_timeout=0.2).fetch(image_server.url("/a.jpg"))
+    assert time.monotonic() - started < 0.9
+    assert fetched == Fetched(status=Status.TIMED_OUT, reason="no answer in time", worth_retrying=True)
+
+
+def test_a_connection_that_nobody_accepts_times_out() -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
+        port = full.getsockname()[1]
+        fillers = []
+        try:
+            for _ in range(4):
+                filler = socket.socket()
+                filler.setblocking(False)
+                filler.connect_ex(("127.0.0.1", port))
+                fillers.append(filler)
+            fetched = fetcher(f"127.0.0.1:{port}", connect_timeout=0.2).fetch(f"http://127.0.0.1:{port}/")
+        finally:
+            for filler in fillers:
+                filler.close()
+    assert fetched.status == Status.TIMED_OUT
+    assert fetched.worth_retrying
+
+
+def test_a_connection_is_kept_for_the_next_picture(image_server: ScriptedServer, fetch: Any) -> None:
+    image_server.answer("/a.jpg", Reply(body=PHOTO))
+    assert fetch().content == fetch().content == PHOTO
+    assert image_server.connections == 1
+
+
+# Failures of the network
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        pytest.param(lambda exchange: exchange.send(b""), id="at once"),
+        pytest.param(lambda exchange: exchange.reset(), id="reset"),
+        pytest.param(lambda exchange: exchange.send(b"HTTP/1."), id="in the status line"),
+        pytest.param(
+            lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 999),
+            id="in the body",
+        ),
+        pytest.param(
+            lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nabc"),
+            id="in a chunk",
+        ),
+        pytest.param(
+            lambda exchange: exchange.send(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+            ),
+            id="before the last chunk",
+        ),
+        pytest.param(lambda exchange: exchange.send(b"SSH-2.0-OpenSSH_9.0\r\n"), id="another protocol"),
+    ],
+)
+def test_an_answer_cut_short_is_unreachable_and_never_a_picture(
+    image_server: ScriptedServer, fetch: Any, script: Any
+) -> None:
+    image_server.answer("/a.jpg", script)
+    fetched = fetch()
+    assert (fetched.status, fetched.content) == (Status.UNREACHABLE, b"")
+    assert fetched.worth_retrying
+
+
+def test_an_answer_cut_short_in_a_header_is_an_empty_picture(
+    image_server: ScriptedServer, fetch: Any
+) -> None:
+    image_server.answer("/a.jpg", lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nContent-"))
+    assert fetch() == Fetched(content=b"")
+
+
+def test_a_refused_connection_is_unreachable(elsewhere: socket.socket) -> None:
+    port = elsewhere.getsockname()[1]
+    elsewhere.close()
+    fetched = fetcher(f"127.0.0.1:{port}").fetch(f"http://127.0.0.1:{port}/a.jpg?token=secret")
+    assert fetched.status == Status.UNREACHABLE
+    assert fetched.worth_retrying
+    assert "refused" in fetched.reason
+    assert "secret" not in fetched.reason
+
+
+def test_an_unresolvable_name_is_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        socket, "getaddrinfo", functools.partial(socket.getaddrinfo, flags=socket.AI_NUMERICHOST)
+    )
+    fetched = fetcher("*").fetch("http://no-such-shop.invalid/a.jpg")
+    assert fetched.status == Status.UNREACHABLE
+    assert fetched.worth_retrying
+    assert "no-such-shop.invalid does not resolve" in fetched.reason
+
+
+# URLs
+
+
+@pytest.mark.parametrize(
+    ("url", "says"),
+    [
+        (None, "empty"),
+        ("", "empty"),
+        (" \t\n", "empty"),
+        ("/a.jpg", "neither http nor https"),
+        ("a.jpg", "neither http nor https"),
+        ("//cdn.example.com/a.jpg", "neither http nor https"),
+        ("cdn.example.com/a.jpg", "neither http nor https"),
+        ("ftp://cdn.example.com/a.jpg", "neither http nor https"),
+        ("file:///etc/passwd", "neither http nor https"),
+        ("javascript:alert(1)", "neither http nor https"),
+        ("http://", "no host"),
+        ("http:///a.jpg", "no host"),
+        ("http://:80/a.jpg", "no host"),
+        ("http://user@cdn.example.com/a.jpg", "user name"),
+        ("http://user:secret@cdn.example.com/a.jpg", "user name"),
+        ("http://@cdn.example.com/a.jpg", "user name"),
+        ("http://[::1/a.jpg", "not a URL"),
+        ("http://cdn.example.com/" + "a" * MAX_URL_LENGTH, "more than 8191"),
+    ],
+)
+def test_what_is_no_url_of_a_picture(url: str | None, says: str) -> None:
+    with pytest.raises(RefusedURLError, match=says) as refused:
+        check_url(url)
+    assert refused.value.status == Status.INVALID_URL
+    assert "secret" not in refused.value.reason
+
+
+def test_the_longest_url_is_asked_for(image_server: ScriptedServer, fetch: Any) -> None:
+    path = "/" + "a" * (MAX_URL_LENGTH - len(image_server.url("/")))
+    image_server.answer(path, Reply(body=PHOTO))
+    assert len(check_url(image_server.url(path))) == MAX_URL_LENGTH
+    assert fetch(path).content == PHOTO
+
+
+def test_paths_are_encoded_once(image_server: ScriptedServer, fetch: Any) -> None:
+    for asked, sent in {
+        "/상품/사진 1.jpg": "/%EC%83%81%ED%92%88/%EC%82%AC%EC%A7%84%201.jpg",
+        "/%EC%83%81.jpg": "/%EC%83%81.jpg",
+        "/a.jpg?w=300&name=빨강#top": "/a.jpg?w=300&name=%EB%B9%A8%EA%B0%95",
+        "/a%2Fb.jpg": "/a%2Fb.jpg",
+    }.items():
+        image_server.answer(sent, Reply(body=PHOTO))
+        assert fetch(asked).content == PHOTO, asked
+
+
+@pytest.mark.parametrize(
+    "url", ["http://{}:99999/", "http://{}:x/", "http://" + "a" * 64 + ".com/", "http://.{}/"]
+)
+def test_a_host_that_cannot_be_is_an_invalid_url(url: str) -> None:
+    assert fetcher("*").fetch(url.format("cdn.example.com")).status == Status.INVALID_URL
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    st.one_of(
+        st.text(max_size=60),
+        st.text(max_size=40).map("http://".__add__),
+        st.text("/\\@:[]%#?.0123456789axhtps ", max_size=40).map("https://".__add__),
+    )
+)
+def test_no_url_however_odd_is_an_error_or_gets_past_the_list(url: str) -> None:
+    fetched = fetcher().fetch(url)
+    assert fetched.status in (Status.INVALID_URL, Status.BLOCKED_ADDRESS)
+    assert not fetched.worth_retrying
+
+
+# What we send, and what we do not
+
+
+def test_the_request_is_honest_and_bare(image_server: ScriptedServer) -> None:
+    image_server.answer("/a.jpg", Reply(body=PHOTO))
+    fetcher(image_server.host, user_agent="shop-crawler/2 (ops@shop.example)").fetch(
+        image_server.url("/a.jpg")
+    )
+    headers = {name.lower(): value for name, value in image_server.requests[0].headers.items()}
+    assert headers.pop("connection", "keep-alive") == "keep-alive"
+    assert headers == {
+        "host": image_server.host,
+        "user-agent": "shop-crawler/2 (ops@shop.example)",
+        "accept": "image/*",
+        "accept-encoding": "identity",
+    }
+
+
+def test_no_cookie_is_carried_along(image_server: ScriptedServer, fetch: Any) -> None:
+    cookie = {"Set-Cookie": "visitor=1; Path=/"}
+    image_server.answer("/a.jpg", Reply(302, headers=cookie | {"Location": "/b.jpg"}))
+    image_server.answer("/b.jpg", Reply(body=PHOTO, headers=cookie))
+    assert fetch().content == fetch().content == PHOTO
+    assert len(image_server.requests) == 4
+    assert not any("Cookie" in request.headers for request in image_server.requests)
+
+
+def test_nothing_of_the_environment_is_used(
+    image_server: ScriptedServer,
+    elsewhere: socket.socket,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    proxy = f"http://127.0.0.1:{elsewhere.getsockname()[1]}"
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy", "HTTPS_PROXY"):
+        monkeypatch.setenv(name, proxy)
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    netrc = tmp_path / "netrc"
+    netrc.write_text("machine 127.0.0.1 login shop password secret\n")
+    netrc.chmod(0o600)
+    monkeypatch.setenv("NETRC", str(netrc))
+    image_server.answer("/a.jpg", Reply(body=PHOTO))
+
+    assert fetcher(image_server.host).fetch(image_server.url("/a.jpg")).content == PHOTO
+    assert "Authorization" not in image_server.requests[0].headers
+    assert connections_to(elsewhere) == 0
+
+
+# Names that change, and TLS
+
+
+def test_the_connection_goes_to_the_address_that_was_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is public when it is checked and loopback a moment later gains nothing."""
+    answers = iter(["203.0.114.9", "127.0.0.1", "127.0.0.1"])
+    really = socket.getaddrinfo
+
+    def rebinding(host: str, *args: Any, **kwargs: Any) -> Any:
+        address = next(answers) if host == "rebinding.example" else host
+        return really(address, *args, **(kwargs | {"flags": socket.AI_NUMERICHOST}))
+
+    connected: list[Any] = []
+
+    def connect(_: socket.socket, address: Any) -> None:
+        connected.append(address)
+        raise ConnectionRefusedError("in this test nobody is reached")
+
+    monkeypatch.setattr(socket, "getaddrinfo", rebinding)
+    monkeypatch.setattr(socket.socket, "connect", connect)
+
+    assert fetcher("*").fetch("http://rebinding.example/a.jpg").status == Status.UNREACHABLE
+    assert connected == [("203.0.114.9", 80)]
+    assert fetcher("*").fetch("http://rebinding.example/a.jpg").status == Status.BLOCKED_ADDRESS
+    assert len(connected) == 1
+
+
+def test_a_second_address_is_tried_where_the_first_refuses(
+    image_server: ScriptedServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = socket.getaddrinfo
+
+    def two(host: str, *args: Any, **kwargs: Any) -> Any:
+        addresses = ["127.0.0.2", "127.0.0.1"] if host == "cdn.example" else [host]
+        return [found for address in addresses for found in really(address, *args, **kwargs)]
+
+    monkeypatch.setattr(socket, "getaddrinfo", two)
+    image_server.answer("/a.jpg", Reply(body=PHOTO))
+    url = image_server.url("/a.jpg", host="cdn.example")
+    assert fetcher(f"cdn.example:{image_server.port}").fetch(url).content == PHOTO
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A certificate of 127.0.0.1 that nobody but itself has signed, with its key."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.datetime.now(datetime.UTC)
+    signed = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    path = tmp_path_factory.mktemp("tls") / "server.pem"
+    path.write_bytes(
+        key.private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        + signed.public_bytes(serialization.Encoding.PEM)
+    )
+    return path
+
+
+@pytest.fixture
+def tls_server(certificate: Path) -> Iterator[ScriptedServer]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    with ScriptedServer(tls=context) as server:
+        server.answer("/a.jpg", Reply(body=PHOTO))
+        yield server
+
+
+def test_a_self_signed_certificate_is_refused(
+    tls_server: ScriptedServer, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(certificate))
+    monkeypatch.setenv("CURL_CA_BUNDLE", str(certificate))
+    fetched = fetcher(tls_server.host).fetch(tls_server.url("/a.jpg"))
+    assert fetched.status == Status.UNREACHABLE
+    assert "certificate" in fetched.reason.lower()
+    assert tls_server.requests == []
+
+
+def test_a_trusted_certificate_is_accepted(
+    tls_server: ScriptedServer, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(requests.adapters, "DEFAULT_CA_BUNDLE_PATH", str(certificate))
+    tls_server.answer("/drip", drip(b"HTTP/1.1 200 OK\r\nX: ", b"x"))
+    one = fetcher(tls_server.host, transfer_timeout=0.5)
+    assert one.fetch(tls_server.url("/a.jpg")).content == PHOTO
+    started = time.monotonic()
+    assert one.fetch(tls_server.url("/drip")).reason == "not whole after 0.5 s"
+    assert time.monotonic() - started < 2
+
+
+def test_a_dripping_handshake_ends_at_the_transfer_limit() -> None:
+    """A server that speaks TLS as slowly as it likes: it announces a record and sends it byte by byte."""
+    hung_up = threading.Event()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def drip_handshake() -> None:
+            connection, _ = listening.accept()
+            with connection:
+                try:
+                    connection.sendall(b"\x16\x03\x03\x40\x00")
+                    while True:
+                        connection.sendall(b"\x02")
+                        time.sleep(0.05)
+                except OSError:
+                    hung_up.set()
+
+        threading.Thread(target=drip_handshake, daemon=True).start()
+        port = listening.getsockname()[1]
+        started = time.monotonic()
+        fetched = fetcher(f"127.0.0.1:{port}", transfer_timeout=0.4).fetch(f"https://127.0.0.1:{port}/")
+        assert time.monotonic() - started < 2
+        assert fetched.status == Status.TIMED_OUT
+        assert hung_up.wait(5)

@@ -1,0 +1,219 @@
+import errno
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tasks.errors import ServiceUnavailableError
+from tasks.files import appearing_whole, read_json, write_json
+from tasks.settings import REPOSITORY
+
+
+def test_a_file_is_there_once_the_block_has_ended(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folders" / "file.txt"
+    with appearing_whole(path) as temporary:
+        temporary.write_text("first half, ")
+        assert temporary.parent == path.parent, "only within one file system is a rename atomic"
+        assert not path.exists()
+        with temporary.open("a") as file:
+            file.write("second half")
+    assert path.read_text() == "first half, second half"
+    assert list(path.parent.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, MemoryError])
+def test_a_block_that_fails_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
+    def write_half() -> None:
+        with appearing_whole(path) as temporary:
+            temporary.write_text("half")
+            raise error
+
+    path = tmp_path / "file.txt"
+    with pytest.raises(error):
+        write_half()
+    assert list(tmp_path.iterdir()) == []
+
+    path.write_text("old")
+    with pytest.raises(error):
+        write_half()
+    assert path.read_text() == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_two_attempts_at_once_have_files_of_their_own(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    with appearing_whole(path) as slow:
+        slow.write_text("the zombie's ")
+        with appearing_whole(path) as quick:
+            assert quick != slow
+            quick.write_text("the retry's")
+        assert path.read_text() == "the retry's"
+        with slow.open("a") as file:
+            file.write("whole text")
+    assert path.read_text() == "the zombie's whole text"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_reader_never_sees_half_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "value.json"
+    sizes = range(200)
+    write_json(path, [0] * sizes[0])
+    done = threading.Event()
+
+    def write() -> None:
+        for size in sizes:
+            write_json(path, [size] * size)
+        done.set()
+
+    writer = threading.Thread(target=write, daemon=True)
+    writer.start()
+    seen = set()
+    while not done.is_set():
+        value = read_json(path)
+        assert value == [len(value)] * len(value)
+        seen.add(len(value))
+    writer.join()
+    assert read_json(path) == [199] * 199
+    assert len(seen) > 1
+
+
+def test_killed_in_the_middle_nothing_appears(tmp_path: Path) -> None:
+    path = tmp_path / "file.txt"
+    script = """
+import os, sys, time
+from pathlib import Path
+from tasks.files import appearing_whole
+with appearing_whole(Path(sys.argv[1])) as temporary:
+    temporary.write_text("half")
+    print("in the middle", flush=True)
+    time.sleep(60)
+"""
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(path)], cwd=REPOSITORY, stdout=subprocess.PIPE
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == b"in the middle\n"
+        process.send_signal(signal.SIGKILL)
+        assert process.wait(10) == -signal.SIGKILL
+    assert not path.exists()
+    with appearing_whole(path) as temporary:
+        temporary.write_text("whole")
+    assert path.read_text() == "whole"
+
+
+def test_json_is_for_people_too(tmp_path: Path) -> None:
+    path = tmp_path / "report.json"
+    value = {"label": "상의 · 3 hosts", "counts": {"indexed": 3}, "none": None, "share": 0.1}
+    write_json(path, value)
+    assert read_json(path) == value
+    assert "상의" in path.read_text(encoding="utf-8")
+    assert path.read_text(encoding="utf-8").count("\n") > 5
+
+
+# What the disk may do
+
+
+@pytest.fixture
+def read_only_folder(tmp_path: Path) -> Iterator[Path]:
+    folder = tmp_path / "read-only"
+    folder.mkdir()
+    folder.chmod(0o500)
+    yield folder
+    folder.chmod(0o700)
+
+
+WRITE = """
+import os, resource, sys
+from pathlib import Path
+from tasks.errors import ServiceUnavailableError
+from tasks.files import write_json
+user, limit, path = sys.argv[1:]
+if int(limit):
+    resource.setrlimit(resource.RLIMIT_FSIZE, (int(limit), int(limit)))
+if int(user):
+    os.setgroups([])
+    os.setgid(int(user))
+    os.setuid(int(user))
+try:
+    write_json(Path(path), ["x" * 1000] * 3000)
+except ServiceUnavailableError as error:
+    print(error)
+"""
+
+
+def error_of_writing(path: Path, *, user: int = 0, limit: int = 0) -> str:
+    """What writing 3 MB says, in a process of its own that may be another user or limited in bytes."""
+    done = subprocess.run(
+        [sys.executable, "-c", WRITE, str(user), str(limit), str(path)],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_folder_that_cannot_be_written_is_named(read_only_folder: Path) -> None:
+    # Root writes everywhere, so it becomes nobody, who may not even enter the folders above.
+    message = error_of_writing(read_only_folder / "file.json", user=65534 if os.getuid() == 0 else 0)
+    assert "Permission denied" in message
+    assert str(read_only_folder / "file.json") in message
+    assert list(read_only_folder.iterdir()) == []
+
+
+def test_a_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    """The limit on a file's size stands for the disk: both fail in the middle of a write."""
+    message = error_of_writing(tmp_path / "file.json", limit=1_000_000)
+    assert "File too large" in message
+    assert "GB free" in message
+    assert "what is finished is kept" in message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_really_full_disk_is_named_and_leaves_nothing(tmp_path: Path) -> None:
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(tmp_path)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a small file system cannot be mounted here")
+    try:
+        with pytest.raises(ServiceUnavailableError, match=r"No space left on device.*0\.0 GB free"):
+            write_json(tmp_path / "file.json", ["x" * 1000] * 3000)
+        assert list(tmp_path.iterdir()) == []
+        write_json(tmp_path / "small.json", 1)
+        assert read_json(tmp_path / "small.json") == 1
+    finally:
+        subprocess.run(["umount", str(tmp_path)], check=True)
+
+
+@pytest.mark.parametrize("below", ["file.json", "folder/file.json"])
+def test_a_file_in_the_folders_place_is_named(tmp_path: Path, below: str) -> None:
+    in_the_way = tmp_path / "var"
+    in_the_way.write_text("")
+    with pytest.raises(ServiceUnavailableError, match="cannot be written") as refused:
+        write_json(in_the_way / below, 1)
+    assert str(in_the_way / below) in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ConnectionResetError(errno.ECONNRESET, "reset by peer"),
+        ConnectionRefusedError(errno.ECONNREFUSED, "refused"),
+        TimeoutError(errno.ETIMEDOUT, "timed out"),
+        TimeoutError("timed out"),
+        OSError("something of its own"),
+    ],
+)
+def test_an_error_of_the_blocks_own_work_is_not_blamed_on_the_disk(tmp_path: Path, error: OSError) -> None:
+    with pytest.raises(type(error)) as raised, appearing_whole(tmp_path / "file.txt"):
+        raise error
+    assert raised.value is error
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,154 @@
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tasks.errors import ConfigurationError
+from tasks.settings import REPOSITORY, Settings
+
+VALUES: dict[str, tuple[str, str, Any]] = {
+    "FEATURES_DATA_DIR": ("data_dir", "/mnt/features", Path("/mnt/features")),
+    "FEATURES_INDEX": ("index", "img_list_2", "img_list_2"),
+    "FEATURES_IMAGE_HOSTS": ("image_hosts", "cdn.example.com", ("cdn.example.com",)),
+    "FEATURES_FAILURE_BUDGET": ("failure_budget", "0.2", 0.2),
+    "FEATURES_CREATE_DOCUMENTS": ("create_documents", "true", True),
+    "FEATURES_MIX_VERSIONS": ("mix_versions", "true", True),
+    "FEATURES_MODEL_DIR": ("model_dir", "/opt/model", Path("/opt/model")),
+    "FEATURES_MODEL_DIGEST": ("model_digest", "0f" * 32, "0f" * 32),
+    "FEATURES_CHUNK_SIZE": ("chunk_size", "20000", 20_000),
+    "FEATURES_DOWNLOADS": ("downloads", "7", 7),
+    "FEATURES_DOWNLOADS_PER_HOST": ("downloads_per_host", "3", 3),
+    "FEATURES_REQUESTS_PER_SECOND_PER_HOST": ("requests_per_second_per_host", "0.5", 0.5),
+    "FEATURES_DOWNLOAD_ATTEMPTS": ("download_attempts", "1", 1),
+    "FEATURES_CONNECT_TIMEOUT": ("connect_timeout", "1.5", 1.5),
+    "FEATURES_READ_TIMEOUT": ("read_timeout", "2.5", 2.5),
+    "FEATURES_TRANSFER_TIMEOUT": ("transfer_timeout", "120", 120.0),
+    "FEATURES_MAX_IMAGE_BYTES": ("max_image_bytes", "1000000", 1_000_000),
+    "FEATURES_MAX_IMAGE_PIXELS": ("max_image_pixels", "1000000", 1_000_000),
+    "FEATURES_USER_AGENT": ("user_agent", "shop/1 (ops@shop.example)", "shop/1 (ops@shop.example)"),
+    "FEATURES_BATCH_SIZE": ("batch_size", "64", 64),
+    "FEATURES_BULK_SIZE": ("bulk_size", "100", 100),
+}
+
+
+@pytest.fixture(autouse=True)
+def no_settings_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in list(os.environ):
+        if name.startswith("FEATURES_"):
+            monkeypatch.delenv(name)
+
+
+def test_the_defaults_are_the_contracts() -> None:
+    settings = Settings.load()
+    assert settings.data_dir == REPOSITORY / "var"
+    assert settings.index == "img_list"
+    assert settings.image_hosts == ()
+    assert settings.model_dir == REPOSITORY / "model" / "inception_v3"
+    assert not settings.create_documents
+    assert not settings.mix_versions
+
+
+def test_every_setting_is_in_the_table_above() -> None:
+    assert {field for field, _, _ in VALUES.values()} == set(Settings.model_fields)
+
+
+@pytest.mark.parametrize("variable", VALUES)
+def test_each_variable_sets_its_field_alone(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    field, text, value = VALUES[variable]
+    defaults = Settings.load()
+    monkeypatch.setenv(variable, text)
+    settings = Settings.load()
+    assert getattr(settings, field) == value
+    assert getattr(defaults, field) != value
+    assert settings.model_dump(exclude={field}) == defaults.model_dump(exclude={field})
+
+
+@pytest.mark.parametrize("variable", VALUES)
+def test_an_empty_variable_means_the_default(variable: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, "")
+    assert Settings.load() == Settings()
+    assert Settings.load().data_dir == REPOSITORY / "var"
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("FEATURES_CHUNK_SIZE", "many"),
+        ("FEATURES_CHUNK_SIZE", "0"),
+        ("FEATURES_CHUNK_SIZE", "20001"),
+        ("FEATURES_FAILURE_BUDGET", "1.5"),
+        ("FEATURES_FAILURE_BUDGET", "-0.1"),
+        ("FEATURES_FAILURE_BUDGET", "nan"),
+        ("FEATURES_CREATE_DOCUMENTS", "perhaps"),
+        ("FEATURES_MIX_VERSIONS", "2"),
+        ("FEATURES_MODEL_DIGEST", "0f0f"),
+        ("FEATURES_MODEL_DIGEST", "G" * 64),
+        ("FEATURES_DOWNLOADS", "0"),
+        ("FEATURES_DOWNLOADS_PER_HOST", "-1"),
+        ("FEATURES_REQUESTS_PER_SECOND_PER_HOST", "0"),
+        ("FEATURES_DOWNLOAD_ATTEMPTS", "0"),
+        ("FEATURES_CONNECT_TIMEOUT", "0"),
+        ("FEATURES_READ_TIMEOUT", "inf"),
+        ("FEATURES_TRANSFER_TIMEOUT", "5s"),
+        ("FEATURES_MAX_IMAGE_BYTES", "20MB"),
+        ("FEATURES_MAX_IMAGE_PIXELS", "0"),
+        ("FEATURES_USER_AGENT", "상점"),
+        ("FEATURES_USER_AGENT", "shop/1\r\nCookie: a=b"),
+        ("FEATURES_IMAGE_HOSTS", "https://cdn.example.com"),
+        ("FEATURES_IMAGE_HOSTS", "cdn.example.com,cdn.example.com/images"),
+        ("FEATURES_BATCH_SIZE", "0"),
+        ("FEATURES_BULK_SIZE", "5001"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named(variable: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(ConfigurationError) as refused:
+        Settings.load()
+    assert f"{variable}={text!r}" in str(refused.value)
+    assert str(refused.value).count("FEATURES_") == 1
+
+
+def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEATURES_CHUNK_SIZE", "0")
+    monkeypatch.setenv("FEATURES_BATCH_SIZE", "x")
+    with pytest.raises(ConfigurationError, match=r"FEATURES_CHUNK_SIZE='0'.*FEATURES_BATCH_SIZE='x'"):
+        Settings.load()
+
+
+@pytest.mark.parametrize("variable", ["FEATURES_DATA_DIR", "FEATURES_MODEL_DIR"])
+def test_a_relative_path_belongs_to_the_repository(
+    variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    field = VALUES[variable][0]
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(variable, "var/my-shop")
+    assert getattr(Settings.load(), field) == REPOSITORY / "var" / "my-shop"
+    assert (REPOSITORY / "tasks" / "settings.py").is_file()
+    monkeypatch.setenv(variable, str(tmp_path))
+    assert getattr(Settings.load(), field) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("text", "hosts"),
+    [
+        ("*", ("*",)),
+        ("cdn.example.com,img.example.com", ("cdn.example.com", "img.example.com")),
+        (
+            " CDN.example.com , 127.0.0.1:8080,[::1]:8081, ",
+            ("cdn.example.com", "127.0.0.1:8080", "[::1]:8081"),
+        ),
+        (" , ", ()),
+    ],
+)
+def test_hosts_are_separated_by_commas(
+    text: str, hosts: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATURES_IMAGE_HOSTS", text)
+    assert Settings.load().image_hosts == hosts
+
+
+def test_settings_do_not_change() -> None:
+    with pytest.raises(ValidationError):
+        Settings().index = "another"
