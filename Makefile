@@ -26,8 +26,8 @@ down: $(INSTALLED)  ## end what up started
 test: model lint  ## every check and every test; ARGS goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: model  ## the numbers of the README
-	$(BIN)/python -m benchmarks
+bench: model  ## the numbers of the README; ARGS names some of them
+	$(BIN)/python -m benchmarks $(ARGS)
 
 lint: $(INSTALLED)  ## style and types
 	@$(BIN)/ruff check .

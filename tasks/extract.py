@@ -5,6 +5,7 @@ device's lock, so that a second task on the same device is ready the moment the 
 """
 
 import fcntl
+import itertools
 import os
 import tempfile
 import time
@@ -36,7 +37,8 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
     A picture whose feature another chunk of the plan has computed is taken from there.
 
     Returns:
-        The stage's statistics: pictures, seconds, precision, device.
+        The stage's statistics: pictures, computed, seconds of work, seconds waited for the device,
+        precision, device.
 
     Raises:
         ConfigurationError: the model is not there or not the planned one.
@@ -45,6 +47,7 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
     if chunk.features.exists():
         return packs.statistics(chunk.features)
     started = time.monotonic()
+    waited = 0.0
     hashes = {row["sha256"] for row in packs.rows(chunk.pictures, ["sha256"]) if row["sha256"]}
     with packs.writing(chunk.features, packs.FEATURES) as pack:
         known = _computed_elsewhere(chunk, hashes)
@@ -57,7 +60,11 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
                     f"{model.version}. Put the planned model back, or clear the run's `plan` task."
                 )
             work = _decoded(chunk.pictures, hashes - known, settings)
+            # The first picture is given once many are on their way: those wait with us for the device.
+            work = itertools.chain([next(work)], work)
+            asked = time.monotonic()
             with _sole_use_of(model.device):
+                waited = time.monotonic() - asked
                 # While this task waited for the device, another chunk may have met the same picture.
                 known |= _computed_elsewhere(chunk, hashes - known)
                 features = _features(work, known, model, settings.batch_size)
@@ -67,7 +74,7 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
             pack.statistics |= {"precision": model.precision, "device": model.device}
         for row in _taken_from_elsewhere(chunk, known):
             pack.add(row)
-        pack.statistics["seconds"] = time.monotonic() - started
+        pack.statistics |= {"seconds": time.monotonic() - started - waited, "waited": waited}
         return pack.statistics
 
 

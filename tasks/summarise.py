@@ -122,17 +122,21 @@ def _measured(plan: Plan) -> dict[str, Any]:
     total_bytes = requests = 0
     for stage, file in zip(reports.STAGES, ("pictures", "features", "outcomes"), strict=True):
         items, seconds = 0, 0.0
+        waited: list[float] = []
         for chunk in plan.chunks:
             pack: Path = getattr(chunk, file)
             if pack.exists():
                 statistics = packs.statistics(pack)
                 items += chunk.stop - chunk.start
                 seconds += statistics["seconds"]
+                waited += [statistics["waited"]] if "waited" in statistics else []
                 total_bytes += statistics.get("bytes", 0)
                 requests += statistics.get("requests", 0)
                 precisions.add(statistics.get("precision"))
                 devices.add(statistics.get("device"))
         stages[stage] = _rate(items, seconds)
+        if waited:  # for a device that another chunk had
+            stages[stage]["waited_seconds"] = round(sum(waited), 3)
     return {
         "bytes": total_bytes,
         "requests": requests,

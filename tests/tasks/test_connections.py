@@ -1,3 +1,4 @@
+import importlib
 import json
 from typing import Any
 from urllib.parse import quote
@@ -13,6 +14,14 @@ FIELDS = ("conn_type", "host", "port", "login", "password", "schema")
 
 CATALOG_VARIABLE = "AIRFLOW_CONN_SHOP_CATALOG"
 SEARCH_VARIABLE = "AIRFLOW_CONN_SHOP_SEARCH"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Import Airflow where the folder it makes on import does not end up in the user's home."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
+        importlib.import_module("airflow.sdk")
 
 
 @pytest.fixture(autouse=True)

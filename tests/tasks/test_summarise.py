@@ -48,7 +48,7 @@ def make_plan(folder, chunks, *, current=0, request=None, **fields):
                 pack.statistics |= {"seconds": 2.0, "bytes": 1000, "requests": 7}
         if reached in ("extract", "index"):
             with packs.writing(chunk.features, packs.FEATURES) as pack:
-                pack.statistics |= {"seconds": 4.0, "precision": "float32", "device": "cpu"}
+                pack.statistics |= {"seconds": 4.0, "waited": 1.5, "precision": "float32", "device": "cpu"}
         if reached == "index":
             with packs.writing(chunk.outcomes, packs.OUTCOMES) as pack:
                 for offset, status in enumerate(statuses):
@@ -182,7 +182,7 @@ def test_the_report_has_all_that_the_contract_names(tmp_path):
     assert report["stages"] == {
         "plan": {"items": 10, "seconds": 0.25, "items_per_second": 40.0},
         "download": {"items": 6, "seconds": 4.0, "items_per_second": 1.5},
-        "extract": {"items": 6, "seconds": 8.0, "items_per_second": 0.75},
+        "extract": {"items": 6, "seconds": 8.0, "items_per_second": 0.75, "waited_seconds": 3.0},
         "index": {"items": 4, "seconds": 0.5, "items_per_second": 8.0},
     }
     assert report["failures"][:2] == [

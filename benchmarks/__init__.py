@@ -1,0 +1,1 @@
+"""The numbers in the README, and the goals they are held to."""

@@ -1,0 +1,102 @@
+"""The numbers of the README, measured here and now on a real shop's photos."""
+
+import argparse
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from benchmarks import airflow_cost, retrieval
+from benchmarks.figures import Figure, table
+from benchmarks.shop import BenchmarkShop, running_shop
+from tasks import files
+from tasks.errors import ConfigurationError, FeatureIndexError
+from tasks.settings import REPOSITORY
+
+PHOTOS = REPOSITORY.parent / "shared" / "data" / "shop"
+
+BENCHMARKS: dict[str, Callable[[BenchmarkShop, argparse.Namespace], list[Figure]]] = {
+    "retrieval": lambda shop, _: retrieval.measure(shop),
+    "airflow_cost": lambda shop, arguments: airflow_cost.measure(shop, arguments.rounds),
+}
+
+
+def main() -> int:
+    """The command; 0 when every goal is met."""
+    arguments = _parser().parse_args()
+    # A polite kill cleans up like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        figures = _measure(arguments)
+        if arguments.json:
+            values = {name: [figure.to_json() for figure in found] for name, found in figures.items()}
+            files.write_json(arguments.json, values)
+    except FeatureIndexError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("\nStopped; everything it started has ended.", file=sys.stderr)
+        return 130
+    return 0 if all(figure.met for found in figures.values() for figure in found) else 1
+
+
+def _measure(arguments: argparse.Namespace) -> dict[str, list[Figure]]:
+    """Run the benchmarks one after another on one shop, showing each one's table as it comes."""
+    if not (arguments.photos / "items.csv").is_file():
+        raise ConfigurationError(
+            f"There is no {arguments.photos / 'items.csv'}. The benchmarks need a shop's photos: name their "
+            "folder with --photos FOLDER."
+        )
+    figures = {}
+    with running_shop(arguments.photos) as shop:
+        for name in dict.fromkeys(arguments.benchmarks or BENCHMARKS):
+            figures[name] = BENCHMARKS[name](shop, arguments)
+            print(f"\n{table(name, figures[name])}", flush=True)
+    return figures
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks",
+        description=__doc__,
+        epilog="It ends with 0 when every goal is met, else with 1.",
+    )
+    parser.add_argument(
+        "benchmarks",
+        nargs="*",
+        type=_name,
+        metavar="NAME",
+        help=f"{' or '.join(BENCHMARKS)}; none: all of them",
+    )
+    parser.add_argument(
+        "--photos",
+        type=Path,
+        default=PHOTOS,
+        metavar="FOLDER",
+        help="a folder with items.csv and its pictures (default: %(default)s)",
+    )
+    parser.add_argument(
+        "--rounds",
+        type=_rounds,
+        default=3,
+        metavar="N",
+        help="pairs of runs that airflow_cost takes the median of (default: %(default)s)",
+    )
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    return parser
+
+
+def _name(text: str) -> str:
+    if text not in BENCHMARKS:
+        raise argparse.ArgumentTypeError(f"there is no benchmark {text}, only {' and '.join(BENCHMARKS)}")
+    return text
+
+
+def _rounds(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of rounds")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

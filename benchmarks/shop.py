@@ -1,0 +1,127 @@
+"""A shop of its own for the benchmarks: catalogue, image server, Elasticsearch; gone when they are done."""
+
+import os
+import shutil
+import socket
+import sqlite3
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from elasticsearch import Elasticsearch as Client
+
+from local_stack.elasticsearch import Elasticsearch, data_folder, server_url_from_environment
+from local_stack.process import Server
+from local_stack.shop import Shop
+from tasks.connections import CATALOG, SEARCH, Connection
+from tasks.search import SearchIndex, client
+from tasks.settings import REPOSITORY
+
+_IMAGE_SERVER_SECONDS = 10
+
+
+@dataclass(frozen=True)
+class BenchmarkShop:
+    """A running shop, which this process and those it starts find in their environment."""
+
+    folder: Path
+    """A temporary folder; benchmarks may write there too."""
+    environment: Mapping[str, str]
+    """The variables that name the shop."""
+    category_ids: tuple[str, ...]
+    """Every category of the catalogue."""
+    search: Client
+    index: str
+    _shop: Shop
+
+    @property
+    def data_dir(self) -> Path:
+        """Where runs leave their reports."""
+        return Path(self.environment["FEATURES_DATA_DIR"])
+
+    def renew_index(self) -> int:
+        """Begin again with the core server's documents alone, and return how many there are."""
+        self.search.indices.delete(index=self.index, ignore_unavailable=True)
+        return self._shop.write_documents(self.search, self.index)
+
+
+@contextmanager
+def running_shop(photos: Path) -> Iterator[BenchmarkShop]:
+    """Start a shop of the pictures and the items.csv in `photos`; everything of it ends with the block.
+
+    Elasticsearch is the server of ELASTICSEARCH_URL where that is set; the index is one of our own.
+
+    Raises:
+        ConfigurationError: naming what is wrong with the folder.
+        ServiceUnavailableError: a server did not come up, or does not answer.
+    """
+    with ExitStack() as ending:
+        folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
+        shop = Shop.from_folder(folder, photos)
+        search_url = server_url_from_environment() or _start_elasticsearch(folder, ending)
+        _start_image_server(shop, ending)
+        index = f"benchmark-{uuid.uuid4().hex[:12]}"
+        environment = {
+            f"AIRFLOW_CONN_{CATALOG.upper()}": f"sqlite:///{shop.catalog_path}",
+            f"AIRFLOW_CONN_{SEARCH.upper()}": search_url,
+            "FEATURES_DATA_DIR": str(folder / "data"),
+            "FEATURES_IMAGE_HOSTS": shop.image_hosts,
+            "FEATURES_INDEX": index,
+        }
+        ending.enter_context(_environment(environment))
+        connection = Connection.from_environment(SEARCH)
+        SearchIndex(connection, index).check()  # says what is wrong with the server of ELASTICSEARCH_URL
+        search = ending.enter_context(client(connection))
+        ending.callback(search.indices.delete, index=index, ignore_unavailable=True)
+        yield BenchmarkShop(folder, environment, _category_ids(shop), search, index, shop)
+
+
+def _start_elasticsearch(folder: Path, ending: ExitStack) -> str:
+    data = data_folder(folder)
+    # It may lie outside the temporary folder.
+    ending.callback(shutil.rmtree, data, ignore_errors=True)
+    server = Elasticsearch.start(data, folder / "elasticsearch.log")
+    ending.callback(server.stop)
+    return server.url
+
+
+def _start_image_server(shop: Shop, ending: ExitStack) -> None:
+    # A process of its own: in a thread it would compete with what is measured for one interpreter.
+    server = Server.start(
+        "The image server",
+        [sys.executable, "-m", "local_stack.image_server", shop.image_root, str(shop.image_port)],
+        shop.folder / "image_server.log",
+        cwd=REPOSITORY,
+    )
+    ending.callback(server.stop)
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", shop.image_port)) == 0
+
+    server.wait_until(listens, _IMAGE_SERVER_SECONDS)
+
+
+def _category_ids(shop: Shop) -> tuple[str, ...]:
+    with closing(sqlite3.connect(shop.catalog_path)) as catalogue:
+        rows = catalogue.execute("select distinct category_id from items order by category_id")
+        return tuple(category_id for (category_id,) in rows)
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set these variables, over those of the user, whose own shop is none of a benchmark's business."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
