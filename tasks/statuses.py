@@ -24,7 +24,7 @@ class Status(StrEnum):
     FORBIDDEN = "forbidden"
     """The image server refuses to give the picture to us (another 4xx)."""
     RATE_LIMITED = "rate_limited"
-    """The image server kept answering 429."""
+    """The image server kept answering 429, or asked to be left alone for longer than a run waits."""
     UNREACHABLE = "unreachable"
     """No connection, a connection cut short, or a server error (5xx), at every attempt."""
     TIMED_OUT = "timed_out"
@@ -33,7 +33,7 @@ class Status(StrEnum):
     """The picture has more bytes than FEATURES_MAX_IMAGE_BYTES."""
 
     NOT_A_PICTURE = "not_a_picture"
-    """What came is not a picture of a format we read (JPEG, PNG, WebP, GIF, BMP, AVIF)."""
+    """What came is not a picture of a format we read (JPEG, PNG, WebP, GIF, BMP, AVIF), or a bare line."""
     TOO_MANY_PIXELS = "too_many_pixels"
     """The picture's header claims more pixels than FEATURES_MAX_IMAGE_PIXELS."""
     CORRUPT = "corrupt"

