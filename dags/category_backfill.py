@@ -17,23 +17,28 @@ Nothing is touched.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from airflow.sdk import DAG, Context, Param
 
 from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages
+from tasks.errors import ConfigurationError
 from tasks.runs import Request, parse_time
 
 
 def _request(context: Context) -> Request:
     params = context["params"]
     start, end = params["registered_from"], params["registered_to"]
+    # The form sends a line left empty as an empty string.
+    category_ids = tuple(dict.fromkeys(filter(None, params["category_ids"])))
+    if not category_ids:
+        raise ConfigurationError("No category is given. Name one or more, one a line, such as 00000030.")
     return Request(
         dag=context["dag_run"].dag_id,
         run=context["dag_run"].run_id,
         start=parse_time(start, "registered_from") if start else None,
         end=parse_time(end, "registered_to") if end else None,
-        category_ids=tuple(dict.fromkeys(filter(None, params["category_ids"]))),
+        category_ids=category_ids,
         force=params["force"],
         dry_run=params["dry_run"],
     )
@@ -46,7 +51,6 @@ with DAG(
     schedule=None,
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     max_active_runs=4,
-    dagrun_timeout=timedelta(days=7),
     default_args=DEFAULT_ARGS,
     tags=TAGS,
     params={
@@ -54,7 +58,6 @@ with DAG(
             type="array",
             title="Categories",
             description="Category ids of 8 digits, one a line, such as 00000030.",
-            # The form sends a line left empty as an empty string.
             items={"type": "string", "pattern": "^([0-9]{8})?$"},
             minItems=1,
         ),
@@ -70,7 +73,7 @@ with DAG(
             type=["null", "string"],
             format="date-time",
             title="Registered before",
-            description="Only items registered before this time. Empty: until now.",
+            description="Only items registered before this time. Empty: without an end.",
         ),
         "dry_run": Param(
             False,

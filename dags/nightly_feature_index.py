@@ -22,7 +22,7 @@ with everything downstream: what is done is skipped, the rest is done again.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from airflow.sdk import DAG, Context, CronDataIntervalTimetable
 
@@ -39,7 +39,7 @@ def _request(context: Context) -> Request:
         notices = (f"The run has no interval, so it takes the last complete night, {start} to {end}.",)
     from_ = start
     if dag_run.run_type == "scheduled":
-        from_ = caught_up(start, _last_successful_end(context))
+        from_ = caught_up(start, _covered_until(context))
     return Request(
         dag=dag_run.dag_id,
         run=dag_run.run_id,
@@ -50,23 +50,27 @@ def _request(context: Context) -> Request:
     )
 
 
-def _last_successful_end(context: Context) -> datetime | None:
-    """The end of the last successful scheduled night before this one.
+def _covered_until(context: Context) -> datetime | None:
+    """The end of the last successful scheduled night before this one, or else the start of the first.
 
     Backfills and triggered runs do not count: they take their own interval, whatever is missing before.
     """
     from airflow.sdk.execution_time.comms import GetPreviousDagRun, PreviousDagRunResult
     from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
 
-    before = context["dag_run"].logical_date
+    covered, before = None, context["dag_run"].logical_date
     while before is not None:
-        question = GetPreviousDagRun(dag_id=context["dag_run"].dag_id, logical_date=before, state="success")
+        question = GetPreviousDagRun(dag_id=context["dag_run"].dag_id, logical_date=before)
         answer = SUPERVISOR_COMMS.send(msg=question)
         found = answer.dag_run if isinstance(answer, PreviousDagRunResult) else None
-        if found is None or found.run_type == "scheduled":
-            return found and found.data_interval_end
+        if found is None:
+            break
+        if found.run_type == "scheduled":
+            if found.state == "success":
+                return found.data_interval_end
+            covered = found.data_interval_start
         before = found.logical_date
-    return None
+    return covered
 
 
 with DAG(
@@ -77,7 +81,6 @@ with DAG(
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
-    dagrun_timeout=timedelta(hours=20),
     default_args=DEFAULT_ARGS,
     tags=TAGS,
 ):

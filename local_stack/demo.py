@@ -53,23 +53,18 @@ def demonstrate(images: Path | None) -> None:
     Raises:
         FeatureIndexError: a server did not come up, or a run failed.
     """
-    folder = stack.shop_folder(images)
+    running = Stack.start(
+        images,
+        say=_say,
+        stays=False,
+        # Only the runs we start; `make up` lets the schedule make its own.
+        airflow_settings={"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"},
+    )
     try:
-        running = Stack.start(
-            images,
-            say=_say,
-            stays=False,
-            # Only the runs we start; `make up` lets the schedule make its own.
-            airflow_settings={"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"},
-        )
         _show(running)
     finally:
-        # A second Ctrl-C must not leave servers behind.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if folder in stack.running_shops():
-            _say("Stopping the servers ...")
-        stack.stop(folder)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        _say("Stopping the servers ...")
+        stack.stop(running.folder)
 
 
 def _show(running: Stack) -> None:
@@ -109,6 +104,8 @@ def _run(
     state = running.airflow.wait(dag_id, run_id, shown.update)
     shown.end()
     path = running.settings.data_dir / dag_id / run_id / "report.json"
+    if not path.exists():
+        raise RunFailedError(f"{dag_id} left no report; its logs are in {running.airflow.home / 'logs'}.")
     report: dict[str, Any] = files.read_json(path)
     print(reports.described(report))
     print(f"report    {path}")

@@ -24,6 +24,18 @@ def free_port() -> int:
         return port
 
 
+def port_from_environment(variable: str, default: int) -> int:
+    """The port that a variable names.
+
+    Raises:
+        ConfigurationError: it names none.
+    """
+    value = os.environ.get(variable) or str(default)
+    if not value.isdecimal() or not 0 < int(value) < 65536:
+        raise ConfigurationError(f"{variable}={value!r} is not a port; use a number from 1 to 65535.")
+    return int(value)
+
+
 def require_free(port: int, purpose: str, variable: str) -> None:
     """Refuse a taken port.
 

@@ -3,7 +3,9 @@
 import hashlib
 import os
 import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -17,7 +19,7 @@ import psutil
 from local_stack import airflow
 from local_stack.airflow import Airflow
 from local_stack.elasticsearch import Elasticsearch, data_folder, server_url_from_environment
-from local_stack.process import Server, free_port, require_free, stop_group
+from local_stack.process import Server, free_port, port_from_environment, require_free, stop_group
 from local_stack.shop import Shop
 from tasks import files
 from tasks.connections import CATALOG, SEARCH, Connection
@@ -43,7 +45,6 @@ class Stack:
     """None where the environment names another catalogue."""
     settings: Settings
     """As the DAGs see them."""
-    search_url: str
     search: "elasticsearch.Elasticsearch"
     airflow: Airflow
 
@@ -78,9 +79,10 @@ class Stack:
         if images is not None and not os.environ.get(CATALOG_VARIABLE):
             Shop.from_folder(folder, images)  # what is wrong with it is said before anything starts
         record = _Record(folder, stays)
-        with ThreadPoolExecutor(2) as threads:
-            elasticsearch: Future[str] = threads.submit(_search_url, folder, record, say)
-            try:
+        try:
+            # Its end waits for what is still starting, so that nothing starts after the clean-up.
+            with ThreadPoolExecutor(2) as threads:
+                elasticsearch: Future[str] = threads.submit(_search_url, folder, record, say)
                 shop = _shop(folder, images, record, say)
                 defaults = {"FEATURES_DATA_DIR": str(folder)}
                 if shop is not None:
@@ -88,11 +90,10 @@ class Stack:
                         "FEATURES_IMAGE_HOSTS": shop.image_hosts,
                         CATALOG_VARIABLE: f"sqlite:///{shop.catalog_path.resolve()}",
                     }
-                search_url = elasticsearch.result()
-                defaults[SEARCH_VARIABLE] = search_url
+                defaults[SEARCH_VARIABLE] = elasticsearch.result()
                 # This process sees the shop as the DAGs do; what was set already stays.
                 for name, value in defaults.items():
-                    os.environ.setdefault(name, value)
+                    os.environ[name] = os.environ.get(name) or value
                 settings = Settings.load()
                 search = client(Connection.from_environment(SEARCH))
                 say("Starting Airflow ...")
@@ -104,12 +105,10 @@ class Stack:
                 )
                 if shop is not None and (written := shop.write_documents(search, settings.index)):
                     say(f"The shop's core server wrote {written} documents to {settings.index}.")
-                return cls(folder, shop, settings, search_url, search, running.result())
-            except BaseException:
-                with suppress(Exception):
-                    elasticsearch.result()
-                stop(folder)
-                raise
+                return cls(folder, shop, settings, search, running.result())
+        except BaseException:
+            stop(folder)
+            raise
 
 
 def shop_folder(images: Path | None) -> Path:
@@ -122,15 +121,24 @@ def shop_folder(images: Path | None) -> Path:
 
 
 def stop(folder: Path) -> bool:
-    """End what runs of the shop in `folder`, whoever started it; tells whether anything did."""
-    was_running = Airflow.running(folder / "airflow") is not None
-    airflow.stop(folder / "airflow")
-    return _stop_recorded(folder) or was_running
+    """End what runs of the shop in `folder`, whoever started it; tells whether anything did.
+
+    Another Ctrl-C meanwhile is ignored: it would leave servers behind.
+    """
+    interrupted = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        was_running = Airflow.running(folder / "airflow") is not None
+        airflow.stop(folder / "airflow")
+        return _stop_recorded(folder) or was_running
+    finally:
+        signal.signal(signal.SIGINT, interrupted)
 
 
 def running_shops() -> list[Path]:
     """Folders of the shops that `make up` left running, or that an interrupted start left behind."""
-    return sorted(path.parent for path in (REPOSITORY / "var").glob("*/processes.json"))
+    var = REPOSITORY / "var"
+    ours = {path.parent for path in var.glob("*/processes.json")}
+    return sorted(ours | {path.parent.parent for path in var.glob("*/airflow/processes.json")})
 
 
 def _shop(folder: Path, images: Path | None, record: "_Record", say: Callable[[str], None]) -> Shop | None:
@@ -162,9 +170,8 @@ def _search_url(folder: Path, record: "_Record", say: Callable[[str], None]) -> 
     if url := server_url_from_environment():
         say("Using the Elasticsearch of ELASTICSEARCH_URL.")
         return url
-    port = os.environ.get("ELASTICSEARCH_PORT")
-    data = data_folder(folder)
-    server = Elasticsearch.start(data, folder / "elasticsearch.log", port=int(port) if port else free_port())
+    port = port_from_environment("ELASTICSEARCH_PORT", free_port())
+    server = Elasticsearch.start(data_folder(folder), folder / "elasticsearch.log", port=port)
     record.add("Elasticsearch", server.pid)
     return server.url
 
@@ -206,10 +213,12 @@ class _Record:
         self._path = folder / "processes.json"
         self._values: dict[str, object] = {"owner": None if stays else _identity(os.getpid())}
         self._servers: dict[str, tuple[int, float]] = {}
+        self._lock = threading.Lock()
 
     def add(self, name: str, pid: int) -> None:
-        self._servers[name] = _identity(pid)
-        files.write_json(self._path, self._values | {"servers": self._servers})
+        with self._lock:  # servers start side by side
+            self._servers[name] = _identity(pid)
+            files.write_json(self._path, self._values | {"servers": self._servers})
 
 
 def _recorded(folder: Path) -> dict[str, dict[str, tuple[int, float]]]:

@@ -1,7 +1,6 @@
 """`make up` and `make down`: the same shop as the demo's, left running behind Airflow's UI."""
 
 import argparse
-import os
 import signal
 import sys
 from pathlib import Path
@@ -9,8 +8,11 @@ from pathlib import Path
 from local_stack import stack
 from local_stack.airflow import Airflow
 from local_stack.demo import BACKFILL, NIGHTLY
+from local_stack.process import port_from_environment
 from local_stack.stack import Stack
-from tasks.errors import ConfigurationError, FeatureIndexError
+from tasks.connections import SEARCH, Connection
+from tasks.errors import FeatureIndexError
+from tasks.search import address
 
 AIRFLOW_PORT = 8080
 
@@ -38,18 +40,21 @@ def up(images: Path | None) -> None:
     """Start the shop, leave it running, and say where it is; one that runs already is left as it is."""
     airflow = Airflow.running(stack.shop_folder(images) / "airflow")
     if airflow is None:
-        airflow = Stack.start(images, say=print, stays=True, airflow_port=_airflow_port()).airflow
+        port = port_from_environment("AIRFLOW_PORT", AIRFLOW_PORT)
+        airflow = Stack.start(images, say=print, stays=True, airflow_port=port).airflow
         for dag_id in (NIGHTLY, BACKFILL):
             airflow.unpause(dag_id)
         print("\nThe nightly run starts by itself where a night is due.")
     else:
         print("The shop runs already.")
+    variable = stack.SEARCH_VARIABLE
+    search = Connection.parse(SEARCH, airflow.environment[variable], named=variable)
     print(
         f"""
 Airflow        {airflow.url}
   log in as    {airflow.username}
   password     {airflow.password}
-Elasticsearch  {airflow.environment[stack.SEARCH_VARIABLE]}
+Elasticsearch  {address(search)}
 Reports        {airflow.environment["FEATURES_DATA_DIR"]}/<dag>/<run>/report.json
 
 Press Trigger on {BACKFILL} to see its form. `bin/airflow` talks to this Airflow; `make down` ends it all."""
@@ -60,13 +65,6 @@ def down() -> None:
     """End every shop that runs."""
     stopped = [folder.name for folder in stack.running_shops() if stack.stop(folder)]
     print(f"Ended: {', '.join(stopped)}." if stopped else "Nothing was running.")
-
-
-def _airflow_port() -> int:
-    value = os.environ.get("AIRFLOW_PORT", str(AIRFLOW_PORT))
-    if not value.isdigit() or not 0 < int(value) < 65536:
-        raise ConfigurationError(f"AIRFLOW_PORT={value!r} is not a port; use a number from 1 to 65535.")
-    return int(value)
 
 
 def _parser() -> argparse.ArgumentParser:

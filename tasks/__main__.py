@@ -48,7 +48,7 @@ def run(request: Request, settings: Settings, services: Services) -> dict[str, A
             download.run(chunk, settings, progress.bar)
             extract.run(chunk, settings, progress.bar)
             index.run(chunk, settings, services, progress.bar)
-    except FeatureIndexError:
+    except BaseException:
         # The report tells what is unfinished; why it is, the stage's own error says best.
         with contextlib.suppress(FeatureIndexError):
             summarise.run(planned, settings)

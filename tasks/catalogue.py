@@ -41,10 +41,11 @@ class Catalogue:
 
     def __init__(self, connection: Connection) -> None:
         self._engine = _engine(connection)
+        # For messages; what else a connection holds may be secret.
         self._place = (
             str(_sqlite_path(connection))
             if connection.conn_type == "sqlite"
-            else self._engine.url.render_as_string(hide_password=True)
+            else f"{connection.host}:{connection.port or 5432}/{connection.schema}"
         )
 
     def changed(self, start: datetime, end: datetime) -> Iterator[Item]:

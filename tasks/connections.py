@@ -61,13 +61,22 @@ class Connection:
             raise ConfigurationError(
                 f"No connection {conn_id}. Set {variable}, as for Airflow, to a URI or to JSON."
             )
+        return cls.parse(conn_id, value, named=variable)
+
+    @classmethod
+    def parse(cls, conn_id: str, value: str, *, named: str) -> Self:
+        """Read a URI or JSON.
+
+        Raises:
+            ConfigurationError: it is neither; the message names what held it as `named`.
+        """
         try:
             fields = _from_json(value) if value.lstrip().startswith("{") else _from_uri(value)
             return cls(conn_id, **fields)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             # Not the error's text: it can quote the value, which can hold a password.
             raise ConfigurationError(
-                f"{variable} is neither a URI nor JSON as Airflow reads them ({type(error).__name__})."
+                f"{named} is neither a URI nor JSON as Airflow reads them ({type(error).__name__})."
             ) from None
 
 

@@ -56,7 +56,7 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
             "requests": requests,
             "seconds": time.monotonic() - started,
         }
-        return pack.statistics
+    return packs.statistics(chunk.pictures)
 
 
 def _fetch_all(urls: Sequence[str | None], settings: Settings) -> Iterator[tuple[str | None, Fetched, int]]:

@@ -75,7 +75,7 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
         for row in _taken_from_elsewhere(chunk, known):
             pack.add(row)
         pack.statistics |= {"seconds": time.monotonic() - started - waited, "waited": waited}
-        return pack.statistics
+    return packs.statistics(chunk.features)
 
 
 def _features(

@@ -13,10 +13,12 @@ from tasks.errors import ServiceUnavailableError
 
 
 @contextmanager
-def appearing_whole(path: Path) -> Iterator[Path]:
+def appearing_whole(path: Path, *, keep_first: bool = False) -> Iterator[Path]:
     """Yield a temporary path, unique to this attempt, that becomes `path` when the block ends well.
 
     Two live attempts never write the same bytes, and a reader sees the file complete or not at all.
+    With `keep_first`, a file that another attempt has finished meanwhile stays as it is: what was read
+    from it must not change.
 
     Raises:
         ServiceUnavailableError: the folder cannot be written, or the disk is full.
@@ -26,7 +28,11 @@ def appearing_whole(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _sync(temporary)
-        temporary.replace(path)
+        if keep_first:
+            with suppress(FileExistsError):
+                os.link(temporary, path)
+        else:
+            temporary.replace(path)
         _sync(path.parent)
     except OSError as error:
         if error.errno is None or isinstance(error, ConnectionError | TimeoutError):

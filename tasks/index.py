@@ -4,7 +4,6 @@ import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -78,7 +77,7 @@ def run(chunk: Chunk, settings: Settings, services: Services, progress: Progress
             "counts": counts,
             "seconds": time.monotonic() - started,
         }
-        return pack.statistics
+    return packs.statistics(chunk.outcomes)
 
 
 def _ready(chunk: Chunk, items: Sequence[Mapping[str, Any]], outcomes: dict[str, Outcome]) -> Iterator[Ready]:
@@ -113,6 +112,8 @@ class _Writer:
         self._plan = plan
         self._create = settings.create_documents
         self._index = SearchIndex(services.search, settings.index)
+        # An alias may have moved since the plan, to an index that would map a vector as it likes.
+        self._index.check()
         self._catalogue = Catalogue(services.catalog)
 
     def write(self, page: Sequence[Ready]) -> dict[str, Outcome]:
@@ -187,9 +188,10 @@ class _Writer:
         return outcomes
 
     def _written_since(self, item: Ready, document: Document) -> Outcome | None:
-        """What a feature that was written for this URL after we planned makes of the item.
+        """What a feature for this URL, of our own plan or of a later one, makes of the item.
 
-        It is ours, from an attempt that died or still lives, or that of a run that planned later.
+        A feature carries the time of its plan, so that of two runs the later plan wins, whichever of
+        them writes last.
         """
         if (
             document.at is None
@@ -199,6 +201,8 @@ class _Writer:
             return None
         if (document.version, document.image) == (self._plan.feature_version, item.image):
             return Status.INDEXED, None
+        if document.at == self._plan.created_at:
+            return None
         return Status.SUPERSEDED, "a later run has written a feature"
 
     def _action(self, item: Ready, document: Document | None) -> dict[str, Any]:
@@ -209,7 +213,7 @@ class _Writer:
             VERSION: self._plan.feature_version,
             URL: item.row["img_url"],
             IMAGE: item.image,
-            AT: datetime.now(UTC).isoformat(timespec="milliseconds"),
+            AT: self._plan.created_at.isoformat(),
         }
         if self._create:
             fields = dict(item.row) | fields

@@ -83,9 +83,12 @@ class Writer:
 
 @contextmanager
 def writing(path: Path, schema: pa.Schema) -> Iterator[Writer]:
-    """A Writer whose pack appears at `path`, whole, when the block ends well."""
+    """A Writer whose pack appears at `path`, whole, when the block ends well.
+
+    A pack that another attempt has finished by then stays: later stages may have read it.
+    """
     with (
-        files.appearing_whole(path) as temporary,
+        files.appearing_whole(path, keep_first=True) as temporary,
         pq.ParquetWriter(temporary, schema, compression="none") as file,
     ):
         writer = Writer(schema, file)

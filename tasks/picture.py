@@ -76,6 +76,8 @@ def decode(content: bytes, max_pixels: int) -> NDArray[np.uint8]:
     try:
         image.load()
         return _to_rgb(_upright(image))
+    except MemoryError:
+        raise  # the machine's fault, not the picture's
     except Exception as error:
         reason = f"cannot be decoded: {type(error).__name__}: {error}"[:200]
         raise BadPictureError(Status.CORRUPT, reason) from None

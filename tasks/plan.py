@@ -104,7 +104,9 @@ def chunk_size(to_do: int, settings: Settings) -> int:
 
 
 def split(rows: Iterable[Mapping[str, Any]], size: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
-    """Cut items into chunks of at least `size`, the last one less, never between two of one URL.
+    """Cut items into chunks of at least `size`, the last one less, not between two of one URL.
+
+    Only a URL that more than LARGEST_CHUNK items share is cut, and so fetched more than once.
 
     Args:
         rows: img_url and category_id of each item, those of one URL together.
@@ -115,7 +117,8 @@ def split(rows: Iterable[Mapping[str, Any]], size: int) -> tuple[tuple[int, ...]
     bounds, labels = [0], []
     position, previous, label = 0, None, _Label()
     for row in rows:
-        if position - bounds[-1] >= size and row["img_url"] != previous:
+        length = position - bounds[-1]
+        if length >= LARGEST_CHUNK or (length >= size and row["img_url"] != previous):
             labels.append(label.text(bounds[-1], position))
             bounds.append(position)
             label = _Label()
@@ -130,6 +133,10 @@ def split(rows: Iterable[Mapping[str, Any]], size: int) -> tuple[tuple[int, ...]
 
 def _selected(catalogue: Catalogue, request: Request) -> Iterator[Item]:
     start, end = request.start or EARLIEST, request.end or LATEST
+    if not request.category_ids and (start, end) == (EARLIEST, LATEST):
+        raise ConfigurationError(
+            "The run names neither categories nor times, so it would take the whole catalogue."
+        )
     if request.category_ids:
         return catalogue.of_categories(request.category_ids, start, end)
     return catalogue.changed(start, end)
@@ -182,7 +189,8 @@ class _Label:
 
 def _host(url: str | None) -> str:
     try:
-        return urlsplit(url or "").hostname or "no host"
+        # Strangers choose it, and Airflow keeps 250 characters of a label.
+        return (urlsplit(url or "").hostname or "no host")[:60]
     except ValueError:
         return "no host"
 

@@ -194,13 +194,13 @@ def last_night(now: datetime) -> tuple[datetime, datetime]:
     return (midnight - timedelta(days=1)).astimezone(UTC), midnight.astimezone(UTC)
 
 
-def caught_up(start: datetime, last_successful_end: datetime | None) -> datetime:
+def caught_up(start: datetime, covered_until: datetime | None) -> datetime:
     """Where a scheduled night that would start at `start` begins to read the catalogue.
 
     From the end of the last successful night, never later than its own start, less a day of overlap for
     rows that reached the catalogue late; what is current is skipped, so the overlap costs little.
     """
-    return min(start, last_successful_end or start) - _OVERLAP
+    return min(start, covered_until or start) - _OVERLAP
 
 
 def parse_time(text: str, name: str) -> datetime:

@@ -75,7 +75,7 @@ class SearchIndex:
 
     def __init__(self, connection: Connection, index: str) -> None:
         self.name = index
-        self._url, _ = _client_options(connection)
+        self._url = address(connection)
         self._client = client(connection)
 
     def check(self) -> bool:
@@ -286,6 +286,11 @@ class SearchIndex:
                 f"Elasticsearch at {self._url} does not answer: {error.message}. "
                 "Check that it runs and that the connection shop_search (or ELASTICSEARCH_URL) is right."
             ) from None
+
+
+def address(connection: Connection) -> str:
+    """The server's URL, without log-in."""
+    return _client_options(connection)[0]
 
 
 def client(connection: Connection) -> "Elasticsearch":

@@ -48,7 +48,9 @@ class Status(StrEnum):
 
 
 FINE = frozenset({Status.CURRENT, Status.INDEXED, Status.WAITING_FOR_DOCUMENT, Status.SUPERSEDED})
-"""Statuses that are no failure: the feature is there, or a later run owns the item."""
+"""Statuses that are no failure: the feature is there, or the item has to wait for the core server or for a
+run that planned later."""
 
 FAILURES = frozenset(Status) - FINE
-"""Statuses that count against FEATURES_FAILURE_BUDGET."""
+"""Statuses of items that should have a feature and have none. They count against
+FEATURES_FAILURE_BUDGET, except for `unfinished`, which fails a run by itself."""

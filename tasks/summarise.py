@@ -42,14 +42,16 @@ def run(plan: Plan, settings: Settings) -> dict[str, Any]:
 
     counts = Counter({Status.CURRENT: plan.current} if plan.current else {})
     failures: list[dict[str, Any]] = []
+    others: list[dict[str, Any]] = []
     for chunk in plan.chunks:
         for outcome in _outcomes(chunk):
             counts[Status(outcome["status"])] += 1
-            if outcome["status"] != Status.INDEXED and len(failures) < _FIRST_FAILURES:
-                failures.append(outcome)
+            into = failures if outcome["status"] in FAILURES else others
+            if outcome["status"] != Status.INDEXED and len(into) < _FIRST_FAILURES:
+                into.append(outcome)
     report |= {
         "counts": {status.value: counts[status] for status in Status if counts[status]},
-        "failures": failures,
+        "failures": (failures + others)[:_FIRST_FAILURES],
         **_measured(plan),
     }
     return _end(report, plan.request, settings, _reasons_to_fail(counts, plan.planned, settings))

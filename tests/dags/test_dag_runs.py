@@ -154,8 +154,17 @@ def test_preview_touches_nothing(stack):
     assert (stack.search.indices.get_mapping(index=stack.index), _sequence_numbers(stack)) == before
 
 
-def test_range_that_ends_before_it_starts_is_the_last_line_of_the_log_without_retries(stack):
-    conf = {"category_ids": [HATS], "registered_from": "2026-10-02", "registered_to": "2026-10-01"}
+@pytest.mark.parametrize(
+    ("conf", "message"),
+    [
+        (
+            {"category_ids": [HATS], "registered_from": "2026-10-02", "registered_to": "2026-10-01"},
+            "ends before it starts",
+        ),
+        ({"category_ids": [""]}, "No category is given"),
+    ],
+)
+def test_what_a_person_has_to_mend_ends_the_log_without_retries(stack, conf, message):
     run_id, state, report = _run(stack, BACKFILL, conf=conf)
     assert state == "failed"
     assert report["state"] == "failed"
@@ -165,7 +174,7 @@ def test_range_that_ends_before_it_starts_is_the_last_line_of_the_log_without_re
     logs = stack.airflow.home / "logs" / f"dag_id={BACKFILL}" / f"run_id={run_id}" / "task_id=plan"
     lines = [json.loads(line) for line in (logs / "attempt=1.log").read_text().splitlines()]
     last = [line for line in lines if not line["event"].startswith("::")][-1]
-    assert "ends before it starts" in last["reason"]
+    assert message in last["reason"]
 
 
 def test_category_that_is_not_8_digits_is_refused_at_the_form(stack):

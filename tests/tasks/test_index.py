@@ -223,6 +223,18 @@ def test_older_work_is_overwritten(sqlite_shop):
     assert holds(shop, "a", some_vector(2))
 
 
+def test_an_older_plan_that_writes_later_is_overwritten(sqlite_shop):
+    """It had the old picture of the same URL, and wrote it after the newer run had planned."""
+    shop = sqlite_shop
+    shop.stock("a")
+    prepare(shop)
+    old = shop.chunk({"a": some_vector(1)}, run="old")
+    new = shop.chunk({"a": some_vector(2)}, run="new")
+    assert run(shop, old) == {"a": "indexed"}
+    assert run(shop, new) == {"a": "indexed"}
+    assert holds(shop, "a", some_vector(2))
+
+
 def test_a_feature_of_another_url_is_no_newer_work(sqlite_shop):
     """An older plan's write, of the URL before, that came after we planned."""
     shop = sqlite_shop

@@ -399,9 +399,11 @@ def test_ctrl_c_leaves_nothing_half_written(sqlite_shop, image_server, run_here)
     assert "Traceback" not in err
     assert "Stopped" in err
     assert out == ""
-    # Only the plan was finished; no file is there in part.
+    # Only the plan was finished, and the report says so; no file is there in part.
     files = {path.name for path in Path(shop.data_dir / "command_line").rglob("*") if path.is_file()}
-    assert files == {"items.parquet", "plan.json"}
+    assert files == {"items.parquet", "plan.json", "report.json"}
+    (report,) = Path(shop.data_dir / "command_line").rglob("report.json")
+    assert json.loads(report.read_text())["counts"] == {"unfinished": 5}
     assert shop.sequence_numbers() == before
 
     code, _, report = run_here(shop, *NIGHT, "--run", "stopped")

@@ -93,6 +93,16 @@ def test_statistics_survive(tmp_path: Path) -> None:
     assert list(packs.rows(path)) == [OUTCOME]
 
 
+def test_of_two_live_attempts_the_first_to_finish_stays(tmp_path: Path) -> None:
+    path = tmp_path / "pack.parquet"
+    with packs.writing(path, packs.OUTCOMES) as late:
+        late.add(OUTCOME | {"item_id": "late"})
+        with packs.writing(path, packs.OUTCOMES) as first:
+            first.add(OUTCOME | {"item_id": "first"})
+    assert [row["item_id"] for row in packs.rows(path)] == ["first"]
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_an_empty_pack_is_a_pack(tmp_path: Path) -> None:
     path = tmp_path / "pack.parquet"
     with packs.writing(path, packs.FEATURES) as pack:
@@ -109,7 +119,7 @@ def test_bytes_and_vectors_come_back_exactly(tmp_path: Path) -> None:
         (packs.PICTURES, {"img_url": "u", "content": content, "sha256": "s"}),
         (packs.FEATURES, {"sha256": "s", "feature": feature}),
     ):
-        path = tmp_path / "pack.parquet"
+        path = tmp_path / f"{len(row)}.parquet"
         with packs.writing(path, schema) as pack:
             pack.add(row)
             pack.add({})

@@ -327,3 +327,25 @@ def test_times_of_the_plan(sqlite_shop):
     planned = run(sqlite_shop)
     assert before <= planned.created_at <= before + timedelta(seconds=planned.seconds + 1)
     assert planned.seconds > 0
+
+
+def test_a_url_that_very_many_items_share_is_cut(monkeypatch):
+    monkeypatch.setattr(plan, "LARGEST_CHUNK", 10)
+    rows = [{"img_url": None, "category_id": "00000010"}] * 25 + [
+        {"img_url": "u", "category_id": "00000010"}
+    ] * 3
+    bounds, labels = plan.split(rows, 4)
+    assert bounds == (0, 10, 20, 25, 28)
+    assert len(labels) == 4
+
+
+def test_a_label_keeps_to_what_airflow_can_hold():
+    rows = [{"img_url": f"http://{'h' * 300}.example/", "category_id": "00000010"}]
+    (label,) = plan.split(rows, 4)[1]
+    assert len(label) < 250
+    assert "category 00000010" in label
+
+
+def test_a_run_that_names_nothing_is_not_one_over_everything(sqlite_shop):
+    with pytest.raises(ConfigurationError, match="neither categories nor times"):
+        plan.run(Request("d", "r"), sqlite_shop.settings(), sqlite_shop.services)
