@@ -42,11 +42,16 @@ lock: $(INSTALLED)  ## requirements.in -> requirements.txt, and the same for the
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes requirements-dev.in -o requirements-dev.txt
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes requirements-gpu.in -o requirements-gpu.txt
 
-# A folder that is half-installed has no stamp, so that the next call begins again.
+# A folder that is half-installed has no stamp, so that the next call begins again. uv installs in a fifth of
+# pip's time; pip steps in where a network lets only pip through, as some companies' settings do.
+LOCKED := --no-deps --require-hashes
 $(INSTALLED): requirements-dev.txt pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo "Python 3.11 is needed: install it, or name it with PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@echo "Setting up .venv (the packages are about 1 GB to download, once) ..."
 	@rm -rf .venv && $(PYTHON) -m venv .venv
-	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --require-hashes -r requirements-dev.txt
+	@sed -n '/^uv==/,/[^\\]$$/p' requirements-dev.txt > .venv/uv.txt
+	@$(BIN)/pip install -q --disable-pip-version-check $(LOCKED) -r .venv/uv.txt
+	@$(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode $(LOCKED) -r requirements-dev.txt || \
+		$(BIN)/pip install -q --disable-pip-version-check $(LOCKED) -r requirements-dev.txt
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
