@@ -2,9 +2,7 @@
 
 import os
 import shutil
-import socket
 import sqlite3
-import sys
 import tempfile
 import uuid
 from collections.abc import Iterator, Mapping
@@ -14,14 +12,11 @@ from pathlib import Path
 
 from elasticsearch import Elasticsearch as Client
 
+from local_stack import image_server
 from local_stack.elasticsearch import Elasticsearch, data_folder, server_url_from_environment
-from local_stack.process import Server
 from local_stack.shop import Shop
 from tasks.connections import CATALOG, SEARCH, Connection
 from tasks.search import SearchIndex, client
-from tasks.settings import REPOSITORY
-
-_IMAGE_SERVER_SECONDS = 10
 
 
 @dataclass(frozen=True)
@@ -63,7 +58,9 @@ def running_shop(photos: Path) -> Iterator[BenchmarkShop]:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
         shop = Shop.from_folder(folder, photos)
         search_url = server_url_from_environment() or _start_elasticsearch(folder, ending)
-        _start_image_server(shop, ending)
+        # A process of its own: in a thread it would compete with what is measured for one interpreter.
+        server = image_server.start(shop.image_root, shop.image_port, folder / "image_server.log")
+        ending.callback(server.stop)
         index = f"benchmark-{uuid.uuid4().hex[:12]}"
         environment = {
             f"AIRFLOW_CONN_{CATALOG.upper()}": f"sqlite:///{shop.catalog_path}",
@@ -87,23 +84,6 @@ def _start_elasticsearch(folder: Path, ending: ExitStack) -> str:
     server = Elasticsearch.start(data, folder / "elasticsearch.log")
     ending.callback(server.stop)
     return server.url
-
-
-def _start_image_server(shop: Shop, ending: ExitStack) -> None:
-    # A process of its own: in a thread it would compete with what is measured for one interpreter.
-    server = Server.start(
-        "The image server",
-        [sys.executable, "-m", "local_stack.image_server", shop.image_root, str(shop.image_port)],
-        shop.folder / "image_server.log",
-        cwd=REPOSITORY,
-    )
-    ending.callback(server.stop)
-
-    def listens() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", shop.image_port)) == 0
-
-    server.wait_until(listens, _IMAGE_SERVER_SECONDS)
 
 
 def _category_ids(shop: Shop) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ import argparse
 import contextlib
 import os
 import signal
+import socket
 import sys
 import time
 from http import HTTPStatus
@@ -11,8 +12,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from local_stack.process import require_free
+from local_stack.process import Server, require_free
 from tasks.errors import FeatureIndexError
+from tasks.settings import REPOSITORY
+
+START_SECONDS = 10
 
 CONTENT_TYPES = {
     ".jpg": "image/jpeg",
@@ -97,6 +101,27 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
         """Write one line."""
         sys.stderr.write(f"{self.log_date_time_string()} {format % args}\n")
+
+
+def start(folder: Path, port: int, log: Path) -> Server:
+    """Serve `folder` from a process of its own, and return once it takes connections.
+
+    Raises:
+        ServiceUnavailableError: it did not come up.
+    """
+    command = [sys.executable, "-m", "local_stack.image_server", folder, str(port)]
+    server = Server.start("The image server", command, log, cwd=REPOSITORY)
+
+    def listens() -> bool:
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    try:
+        server.wait_until(listens, START_SECONDS)
+    except BaseException:
+        server.stop()
+        raise
+    return server
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import signal
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from local_stack import airflow
+from local_stack import airflow, image_server
 from local_stack.airflow import Airflow
 from local_stack.elasticsearch import Elasticsearch, data_folder, server_url_from_environment
-from local_stack.process import Server, free_port, port_from_environment, require_free, stop_group
+from local_stack.process import free_port, port_from_environment, require_free, stop_group
 from local_stack.shop import Shop
 from tasks import files
 from tasks.connections import CATALOG, SEARCH, Connection
@@ -32,8 +31,6 @@ if TYPE_CHECKING:
 
 CATALOG_VARIABLE = f"AIRFLOW_CONN_{CATALOG.upper()}"
 SEARCH_VARIABLE = f"AIRFLOW_CONN_{SEARCH.upper()}"
-
-IMAGE_SERVER_SECONDS = 10
 
 
 @dataclass
@@ -152,14 +149,8 @@ def _shop(folder: Path, images: Path | None, record: "_Record", say: Callable[[s
             say("Rendering the shop's pictures ...")
         shop = Shop.rendered(folder, now=datetime.now(UTC))
     require_free(shop.image_port, "the shop's image server", "IMAGE_PORT")
-    server = Server.start(
-        "The image server",
-        [sys.executable, "-m", "local_stack.image_server", shop.image_root, str(shop.image_port)],
-        folder / "image_server.log",
-        cwd=REPOSITORY,
-    )
+    server = image_server.start(shop.image_root, shop.image_port, folder / "image_server.log")
     record.add("image server", server.process.pid)
-    server.wait_until(lambda: _listens(shop.image_port), IMAGE_SERVER_SECONDS)
     return shop
 
 
@@ -174,13 +165,6 @@ def _search_url(folder: Path, record: "_Record", say: Callable[[str], None]) -> 
     server = Elasticsearch.start(data_folder(folder), folder / "elasticsearch.log", port=port)
     record.add("Elasticsearch", server.pid)
     return server.url
-
-
-def _listens(port: int) -> bool:
-    import socket
-
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def _refuse_running(folder: Path) -> None:
