@@ -15,6 +15,7 @@ from tasks.errors import ConfigurationError
 
 CATALOG = "shop_catalog"
 SEARCH = "shop_search"
+LEDGER = "feature_ledger"
 
 
 @dataclass(frozen=True)

@@ -51,6 +51,8 @@ class Settings(BaseSettings):
     """Requests for one picture before its last failure counts."""
     connect_timeout: Seconds = 5.0
     """Seconds to connect."""
+    host_patience: Seconds = 15.0
+    """Seconds in which a host gives nothing but failures before it is left alone for some minutes."""
     read_timeout: Seconds = 10.0
     """Seconds without a byte."""
     transfer_timeout: Seconds = 60.0
@@ -59,6 +61,8 @@ class Settings(BaseSettings):
     """Bytes of one picture."""
     max_image_pixels: int = Field(default=50_000_000, ge=1)
     """Pixels of one picture, by its header."""
+    decode_timeout: Seconds = 20.0
+    """Seconds to decode one picture; a decoder that takes longer is ended."""
     user_agent: str = Field(
         default="picture-feature-index/1.0 (shop picture search; see FEATURES_USER_AGENT)", pattern="^[ -~]+$"
     )
@@ -68,6 +72,18 @@ class Settings(BaseSettings):
     """Pictures the model takes at once."""
     bulk_size: int = Field(default=500, ge=1, le=5_000)
     """Documents in one request to Elasticsearch that carries vectors."""
+
+    retry_attempts: int = Field(default=10, ge=1)
+    """Runs that try an item, the first one included, before the hourly retry gives it up."""
+    retry_first_hours: float = Field(default=1.0, gt=0, le=24)
+    """Hours from the first failure to the first retry; each later wait is twice as long, up to a day."""
+
+    keep_days: float = Field(default=7.0, gt=0)
+    """Days that a run's plans, pictures and features stay on disk; none of a running run is removed."""
+    keep_bytes: int = Field(default=100_000_000_000, ge=0)
+    """Bytes that all of them may take; beyond it the oldest go first."""
+    keep_reports_days: float = Field(default=365.0, gt=0)
+    """Days that reports stay."""
 
     @field_validator("image_hosts", mode="before")
     @classmethod

@@ -1,56 +1,172 @@
-"""The closed set of statuses: every planned item ends in exactly one of them."""
+"""The closed set of statuses: every planned item ends in exactly one of them.
+
+docs/statuses.md is this table for people: `python -m tasks statuses` prints it.
+"""
 
 from enum import StrEnum
+from typing import Self
 
 
 class Status(StrEnum):
-    """What became of one item. The values are what reports, the ledger and the pages show."""
+    """What became of one item. The values are what reports, the ledger and the pages show.
 
-    CURRENT = "current"
-    """The index already had the feature of this version for this URL; nothing was done."""
-    INDEXED = "indexed"
-    """The feature is in the index."""
-    WAITING_FOR_DOCUMENT = "waiting_for_document"
-    """The core server has not written the document, or its new URL, yet."""
-    SUPERSEDED = "superseded"
-    """The item changed, or newer work reached its document, while this run was at it."""
+    Each carries what it means, whether it counts as a failure, whether the hourly retry takes it up by
+    itself, and what an operator can do.
+    """
 
-    INVALID_URL = "invalid_url"
-    """The catalogue's URL is empty, relative, too long or neither http nor https."""
-    BLOCKED_ADDRESS = "blocked_address"
-    """The URL, or a redirect, leads to a host or address that pictures may not come from."""
-    GONE = "gone"
-    """The image server says there is no such picture (404 or 410)."""
-    FORBIDDEN = "forbidden"
-    """The image server refuses to give the picture to us (another 4xx)."""
-    RATE_LIMITED = "rate_limited"
-    """The image server kept answering 429, or asked to be left alone for longer than a run waits."""
-    UNREACHABLE = "unreachable"
-    """No connection, a connection cut short, or a server error (5xx), at every attempt."""
-    TIMED_OUT = "timed_out"
-    """The transfer did not end within its time limit."""
-    TOO_LARGE = "too_large"
-    """The picture has more bytes than FEATURES_MAX_IMAGE_BYTES."""
+    def __new__(
+        cls, value: str, meaning: str = "", failure: bool = False, retried: bool = False, remedy: str = ""
+    ) -> Self:
+        """Make a member whose value is `value` alone."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        member.failure = failure
+        member.retried = retried
+        member.remedy = remedy
+        return member
 
-    NOT_A_PICTURE = "not_a_picture"
-    """What came is not a picture of a format we read (JPEG, PNG, WebP, GIF, BMP, AVIF), or a bare line."""
-    TOO_MANY_PIXELS = "too_many_pixels"
-    """The picture's header claims more pixels than FEATURES_MAX_IMAGE_PIXELS."""
-    CORRUPT = "corrupt"
-    """The picture starts like one and cannot be decoded."""
+    meaning: str
+    """What it says of the item."""
+    failure: bool
+    """Whether the item should have a feature and has none."""
+    retried: bool
+    """Whether the hourly retry takes the item up by itself; any item can be retried by hand."""
+    remedy: str
+    """What an operator can do; empty where there is nothing to do."""
 
-    VECTOR_REFUSED = "vector_refused"
-    """The feature is all zeros or not finite: cosine similarity has no meaning for it."""
-    REJECTED = "rejected"
-    """Elasticsearch refused the update of this document, or does not hold what it accepted."""
-    UNFINISHED = "unfinished"
-    """The chunk of this item did not get to its end: a task died, failed or never ran."""
+    CURRENT = (
+        "current",
+        "The index already had the feature of this version for this URL; nothing was done.",
+        *(False, False),
+        "",
+    )
+    INDEXED = ("indexed", "The feature is in the index.", *(False, False), "")
+    WAITING_FOR_DOCUMENT = (
+        "waiting_for_document",
+        "The core server has not written the document, or its new URL, yet.",
+        *(False, True),
+        "If many stay here, look whether the core server still writes to the index.",
+    )
+    SUPERSEDED = (
+        "superseded",
+        "The item changed, or newer work reached its document, while this run was at it.",
+        *(False, True),
+        "",
+    )
+
+    INVALID_URL = (
+        "invalid_url",
+        "The catalogue's URL is empty, relative, too long, neither http nor https, or names a user.",
+        *(True, False),
+        "Correct the URL in the catalogue.",
+    )
+    BLOCKED_ADDRESS = (
+        "blocked_address",
+        "The URL, or a redirect, leads to a host or address that pictures may not come from.",
+        *(True, False),
+        "If the host is the shop's, add it to FEATURES_IMAGE_HOSTS, a private one as host:port; then retry.",
+    )
+    GONE = (
+        "gone",
+        "The image server says there is no such picture (404 or 410).",
+        *(True, True),
+        "Upload the picture again or correct the URL.",
+    )
+    FORBIDDEN = (
+        "forbidden",
+        "The image server refuses to give the picture to us (another 4xx).",
+        *(True, True),
+        "Let FEATURES_USER_AGENT or our address through at the image server.",
+    )
+    RATE_LIMITED = (
+        "rate_limited",
+        "The image server kept answering 429, or asked to be left alone for longer than a run waits.",
+        *(True, True),
+        "Lower FEATURES_REQUESTS_PER_SECOND_PER_HOST or FEATURES_DOWNLOADS_PER_HOST.",
+    )
+    UNREACHABLE = (
+        "unreachable",
+        "No connection, a connection cut short, or a server error (5xx), at every attempt.",
+        *(True, True),
+        "Look whether the host is up and can be reached from the workers.",
+    )
+    TIMED_OUT = (
+        "timed_out",
+        "The transfer did not end within its time limit.",
+        *(True, True),
+        "If the host is just slow, raise FEATURES_READ_TIMEOUT or FEATURES_TRANSFER_TIMEOUT.",
+    )
+    TOO_LARGE = (
+        "too_large",
+        "The picture has more bytes than FEATURES_MAX_IMAGE_BYTES.",
+        *(True, False),
+        "Upload a smaller picture, or raise the limit and retry.",
+    )
+
+    NOT_A_PICTURE = (
+        "not_a_picture",
+        "What came is no picture: a web page, a text, nothing at all, or a bare line of pixels.",
+        *(True, True),
+        "Open the URL: image servers often answer an error page with 200.",
+    )
+    UNSUPPORTED_FORMAT = (
+        "unsupported_format",
+        "A picture, but not JPEG, PNG, WebP, GIF, BMP or AVIF.",
+        *(True, False),
+        "Upload the picture in one of these formats.",
+    )
+    TOO_MANY_PIXELS = (
+        "too_many_pixels",
+        "The picture's header claims more pixels than FEATURES_MAX_IMAGE_PIXELS.",
+        *(True, False),
+        "Upload a smaller picture, or raise the limit and retry.",
+    )
+    CORRUPT = (
+        "corrupt",
+        "The picture starts like one and cannot be decoded, or its decoder crashed or hung over it.",
+        *(True, True),
+        "Upload the picture again.",
+    )
+
+    VECTOR_REFUSED = (
+        "vector_refused",
+        "The feature is all zeros or not finite: cosine similarity has no meaning for it.",
+        *(True, False),
+        "Upload another picture; if there are many, check the model.",
+    )
+    REJECTED = (
+        "rejected",
+        "Elasticsearch refused the update of this document, or does not hold what it accepted.",
+        *(True, True),
+        "The reason is Elasticsearch's own; it is mostly the index's mapping or its ingest pipeline.",
+    )
+    UNFINISHED = (
+        "unfinished",
+        "The chunk of this item did not get to its end: a task died, failed or never ran.",
+        *(True, True),
+        "The failed task's log says why; then clear it with everything downstream, or wait for the retry.",
+    )
 
 
-FINE = frozenset({Status.CURRENT, Status.INDEXED, Status.WAITING_FOR_DOCUMENT, Status.SUPERSEDED})
-"""Statuses that are no failure: the feature is there, or the item has to wait for the core server or for a
-run that planned later."""
+FAILURES = frozenset(status for status in Status if status.failure)
+"""They count against FEATURES_FAILURE_BUDGET, except for `unfinished`, which fails a run by itself."""
 
-FAILURES = frozenset(Status) - FINE
-"""Statuses of items that should have a feature and have none. They count against
-FEATURES_FAILURE_BUDGET, except for `unfinished`, which fails a run by itself."""
+FINE = frozenset(Status) - FAILURES
+"""The feature is there, or the item has to wait for the core server or for a run that planned later."""
+
+
+def table() -> str:
+    """All statuses with their meaning, as a Markdown table."""
+    rows = [
+        "| status | what it means | failure | retried by itself | what to do |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    rows += [
+        f"| `{s.value}` | {s.meaning} | {_yes(s.failure)} | {_yes(s.retried)} | {s.remedy} |" for s in Status
+    ]
+    return "\n".join(rows)
+
+
+def _yes(value: bool) -> str:
+    return "yes" if value else "no"
