@@ -9,7 +9,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 SHOP := $(if $(IMAGES),--images "$(IMAGES)")
 
-.PHONY: help demo up down test bench lint model lock
+.PHONY: help demo up down test bench torture lint model lock
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -28,6 +28,9 @@ test: model lint  ## every check and every test; ARGS goes to pytest
 
 bench: model  ## the numbers of the README; ARGS names some of them
 	$(BIN)/python -m benchmarks $(ARGS)
+
+torture: model  ## kill stages and tasks at random moments, 60 times and more, and compare the index
+	$(BIN)/python -m tests.torture $(ARGS)
 
 lint: $(INSTALLED)  ## style and types
 	@$(BIN)/ruff check .

@@ -6,18 +6,30 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import airflow_cost, retrieval
+from benchmarks import airflow_cost, failing_items, retrieval
 from benchmarks.figures import Figure, table
-from benchmarks.shop import BenchmarkShop, running_shop
+from benchmarks.shop import running_shop
 from tasks import files
 from tasks.errors import ConfigurationError, FeatureIndexError
 from tasks.settings import REPOSITORY
 
 PHOTOS = REPOSITORY.parent / "shared" / "data" / "shop"
 
-BENCHMARKS: dict[str, Callable[[BenchmarkShop, argparse.Namespace], list[Figure]]] = {
-    "retrieval": lambda shop, _: retrieval.measure(shop),
-    "airflow_cost": lambda shop, arguments: airflow_cost.measure(shop, arguments.rounds),
+
+def _retrieval(arguments: argparse.Namespace) -> list[Figure]:
+    with running_shop(arguments.photos) as shop:
+        return retrieval.measure(shop)
+
+
+def _airflow_cost(arguments: argparse.Namespace) -> list[Figure]:
+    with running_shop(arguments.photos) as shop:
+        return airflow_cost.measure(shop, arguments.rounds)
+
+
+BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
+    "retrieval": _retrieval,
+    "airflow_cost": _airflow_cost,
+    "failing_items": lambda arguments: failing_items.measure(arguments.photos),
 }
 
 
@@ -41,17 +53,16 @@ def main() -> int:
 
 
 def _measure(arguments: argparse.Namespace) -> dict[str, list[Figure]]:
-    """Run the benchmarks one after another on one shop, showing each one's table as it comes."""
+    """Run the benchmarks one after another, showing each one's table as it comes."""
     if not (arguments.photos / "items.csv").is_file():
         raise ConfigurationError(
             f"There is no {arguments.photos / 'items.csv'}. The benchmarks need a shop's photos: name their "
             "folder with --photos FOLDER."
         )
     figures = {}
-    with running_shop(arguments.photos) as shop:
-        for name in dict.fromkeys(arguments.benchmarks or BENCHMARKS):
-            figures[name] = BENCHMARKS[name](shop, arguments)
-            print(f"\n{table(name, figures[name])}", flush=True)
+    for name in dict.fromkeys(arguments.benchmarks or BENCHMARKS):
+        figures[name] = BENCHMARKS[name](arguments)
+        print(f"\n{table(name, figures[name])}", flush=True)
     return figures
 
 
@@ -66,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
         nargs="*",
         type=_name,
         metavar="NAME",
-        help=f"{' or '.join(BENCHMARKS)}; none: all of them",
+        help=f"{', '.join(BENCHMARKS)}; none: all of them",
     )
     parser.add_argument(
         "--photos",
@@ -88,7 +99,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _name(text: str) -> str:
     if text not in BENCHMARKS:
-        raise argparse.ArgumentTypeError(f"there is no benchmark {text}, only {' and '.join(BENCHMARKS)}")
+        raise argparse.ArgumentTypeError(f"there is no benchmark {text}, only {', '.join(BENCHMARKS)}")
     return text
 
 

@@ -57,24 +57,44 @@ def running_shop(photos: Path) -> Iterator[BenchmarkShop]:
     with ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
         shop = Shop.from_folder(folder, photos)
-        search_url = server_url_from_environment() or _start_elasticsearch(folder, ending)
         # A process of its own: in a thread it would compete with what is measured for one interpreter.
         server = image_server.start(shop.image_root, shop.image_port, folder / "image_server.log")
         ending.callback(server.stop)
-        index = f"benchmark-{uuid.uuid4().hex[:12]}"
-        environment = {
-            f"AIRFLOW_CONN_{CATALOG.upper()}": f"sqlite:///{shop.catalog_path}",
-            f"AIRFLOW_CONN_{SEARCH.upper()}": search_url,
-            "FEATURES_DATA_DIR": str(folder / "data"),
-            "FEATURES_IMAGE_HOSTS": shop.image_hosts,
-            "FEATURES_INDEX": index,
-        }
-        ending.enter_context(_environment(environment))
-        connection = Connection.from_environment(SEARCH)
-        SearchIndex(connection, index).check()  # says what is wrong with the server of ELASTICSEARCH_URL
-        search = ending.enter_context(client(connection))
-        ending.callback(search.indices.delete, index=index, ignore_unavailable=True)
+        environment = surroundings(folder, shop.catalog_path, shop.image_hosts, ending)
+        search, index = index_of_our_own(environment, ending)
         yield BenchmarkShop(folder, environment, _category_ids(shop), search, index, shop)
+
+
+def surroundings(folder: Path, catalogue: Path, image_hosts: str, ending: ExitStack) -> dict[str, str]:
+    """The variables that name a shop, set until the end; Elasticsearch is started where none is named.
+
+    Raises:
+        ServiceUnavailableError: Elasticsearch did not come up.
+    """
+    environment = {
+        f"AIRFLOW_CONN_{CATALOG.upper()}": f"sqlite:///{catalogue}",
+        f"AIRFLOW_CONN_{SEARCH.upper()}": server_url_from_environment()
+        or _start_elasticsearch(folder, ending),
+        "FEATURES_DATA_DIR": str(folder / "data"),
+        "FEATURES_IMAGE_HOSTS": image_hosts,
+        "FEATURES_INDEX": f"benchmark-{uuid.uuid4().hex[:12]}",
+    }
+    ending.enter_context(_environment(environment))
+    return environment
+
+
+def index_of_our_own(environment: Mapping[str, str], ending: ExitStack) -> tuple[Client, str]:
+    """A client and the index of FEATURES_INDEX, which is deleted at the end.
+
+    Raises:
+        ServiceUnavailableError: Elasticsearch does not answer.
+    """
+    index = environment["FEATURES_INDEX"]
+    connection = Connection.from_environment(SEARCH)
+    SearchIndex(connection, index).check()  # says what is wrong with the server of ELASTICSEARCH_URL
+    search = ending.enter_context(client(connection))
+    ending.callback(search.indices.delete, index=index, ignore_unavailable=True)
+    return search, index
 
 
 def _start_elasticsearch(folder: Path, ending: ExitStack) -> str:

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 
 from airflow.sdk import DAG, Context, Param
 
-from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages
+from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages, filled_in
 from tasks.errors import ConfigurationError
 from tasks.runs import Request, parse_time
 
@@ -29,8 +29,7 @@ from tasks.runs import Request, parse_time
 def _request(context: Context) -> Request:
     params = context["params"]
     start, end = params["registered_from"], params["registered_to"]
-    # The form sends a line left empty as an empty string.
-    category_ids = tuple(dict.fromkeys(filter(None, params["category_ids"])))
+    category_ids = filled_in(params["category_ids"])
     if not category_ids:
         raise ConfigurationError("No category is given. Name one or more, one a line, such as 00000030.")
     return Request(

@@ -1,4 +1,4 @@
-"""The wiring that both DAGs share: plan, then download, extract and index chunk by chunk, then summarise.
+"""The wiring that the DAGs share: plan, then download, extract and index chunk by chunk, then summarise.
 
 Each task turns what Airflow knows into plain values and calls its stage in tasks/.
 """
@@ -24,7 +24,7 @@ from airflow.sdk import (
 )
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from tasks.connections import CATALOG, SEARCH, Services
+from tasks.connections import CATALOG, LEDGER, SEARCH, Services
 from tasks.connections import Connection as ServiceConnection
 from tasks.errors import ConfigurationError
 from tasks.runs import Chunk, Plan, Request
@@ -111,16 +111,18 @@ def feature_stages(make_request: MakeRequest) -> None:
         trigger_rule=TriggerRule.ALL_DONE,
     )
     def summarise() -> dict[str, int]:
-        """Count what became of every item, write the report, and fail a run that must fail."""
+        """Count what became of every item, write report and ledger, and fail a run that must fail."""
         from tasks import summarise as stage
+        from tasks.ledger import Ledger
 
         context = get_current_context()
         folder = context["ti"].xcom_pull(task_ids="plan", key="plan")
         settings = Settings.load()
         if folder is None:
             dag_run = context["dag_run"]
-            return stage.run_without_plan(dag_run.dag_id, dag_run.run_id, settings)["counts"]
-        return stage.run(Plan.load(settings.data_dir / folder), settings)["counts"]
+            stage.run_without_plan(dag_run.dag_id, dag_run.run_id, settings)
+        ledger = Ledger(_connection(LEDGER), settings)
+        return stage.run(Plan.load(settings.data_dir / folder), settings, ledger)["counts"]
 
     @task_group
     def features(chunk: dict[str, Any]) -> None:
@@ -129,6 +131,11 @@ def feature_stages(make_request: MakeRequest) -> None:
 
     chunks = plan()
     features.expand(chunk=chunks) >> summarise()
+
+
+def filled_in(lines: list[str]) -> tuple[str, ...]:
+    """The lines of a form's field, each once; the form sends a line left empty as an empty string."""
+    return tuple(dict.fromkeys(filter(None, lines)))
 
 
 _LABEL = "{{ task.op_kwargs['chunk']['label'] }}"
@@ -142,7 +149,7 @@ def _services() -> Services:
     search = _connection(SEARCH)
     if search is None and "ELASTICSEARCH_URL" in os.environ:
         search = ServiceConnection.from_environment(SEARCH, or_url_in="ELASTICSEARCH_URL")
-    return Services(_required(CATALOG, _connection(CATALOG)), _required(SEARCH, search))
+    return Services(_required(CATALOG, _connection(CATALOG)), _required(SEARCH, search), _connection(LEDGER))
 
 
 def _connection(conn_id: str) -> ServiceConnection | None:

@@ -4,7 +4,6 @@ import argparse
 import contextlib
 import os
 import signal
-import socket
 import sys
 import time
 from http import HTTPStatus
@@ -110,18 +109,9 @@ def start(folder: Path, port: int, log: Path) -> Server:
         ServiceUnavailableError: it did not come up.
     """
     command = [sys.executable, "-m", "local_stack.image_server", folder, str(port)]
-    server = Server.start("The image server", command, log, cwd=REPOSITORY)
-
-    def listens() -> bool:
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", port)) == 0
-
-    try:
-        server.wait_until(listens, START_SECONDS)
-    except BaseException:
-        server.stop()
-        raise
-    return server
+    return Server.start_listening(
+        "The image server", command, port, log, cwd=REPOSITORY, seconds=START_SECONDS
+    )
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -90,6 +90,28 @@ class Server:
             )
         return cls(name, process, log)
 
+    @classmethod
+    def start_listening(
+        cls, name: str, command: Sequence[str | Path], port: int, log: Path, *, cwd: Path, seconds: float
+    ) -> "Server":
+        """As `start`, and return once it takes connections on a port of the loopback interface.
+
+        Raises:
+            ServiceUnavailableError: it did not within `seconds`; nothing of it is left.
+        """
+        server = cls.start(name, command, log, cwd=cwd)
+
+        def listens() -> bool:
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.1", port)) == 0
+
+        try:
+            server.wait_until(listens, seconds)
+        except BaseException:
+            server.stop()
+            raise
+        return server
+
     def wait_until(self, healthy: Callable[[], bool], seconds: float) -> None:
         """Return once `healthy()`, asked every 0.2 seconds.
 

@@ -1,38 +1,41 @@
-"""`python -m tasks run …`: every stage of a run in order, without Airflow."""
+"""`python -m tasks`: whole runs without Airflow, and what the ledger holds."""
 
 import argparse
 import contextlib
 import logging
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from tasks import download, extract, index, plan, progress, reports, summarise
+from tasks import download, extract, index, plan, progress, reports, statuses, summarise
 from tasks.connections import Services
 from tasks.errors import FeatureIndexError
-from tasks.runs import Request, last_night, parse_time
+from tasks.ledger import Ledger
+from tasks.runs import Request, Retry, last_night, parse_time
 from tasks.settings import Settings
+from tasks.statuses import Status
 
 DAG = "command_line"
 """The name its runs have in the data dir."""
 
 
 def main() -> int:
-    """Run as told on the command line; 0 when the run succeeded."""
+    """Do as told on the command line; 0 when it succeeded."""
     arguments = _parser().parse_args()
     logging.basicConfig(format="%(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
     # The client warns of every attempt that fails, with a traceback; the error at the end says it all.
     for chatty in ("elastic_transport", "absl"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    command: Callable[[argparse.Namespace], None] = arguments.command
     try:
-        report = run(_request(arguments), Settings.load(), Services.from_environment())
+        command(arguments)
     except FeatureIndexError as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("Stopped. Nothing is half-written; the same command does the rest.", file=sys.stderr)
         return 130
-    print(reports.described(report))
     return 0
 
 
@@ -42,6 +45,7 @@ def run(request: Request, settings: Settings, services: Services) -> dict[str, A
     Raises:
         FeatureIndexError: as the stages do.
     """
+    ledger = Ledger(services.ledger, settings)
     planned = plan.run(request, settings, services, progress.bar)
     try:
         for chunk in planned.chunks:
@@ -51,26 +55,63 @@ def run(request: Request, settings: Settings, services: Services) -> dict[str, A
     except BaseException:
         # The report tells what is unfinished; why it is, the stage's own error says best.
         with contextlib.suppress(FeatureIndexError):
-            summarise.run(planned, settings)
+            summarise.run(planned, settings, ledger)
         raise
-    return summarise.run(planned, settings)
+    return summarise.run(planned, settings, ledger)
 
 
-def _request(arguments: argparse.Namespace) -> Request:
+def _run(arguments: argparse.Namespace) -> None:
     now = datetime.now(UTC)
     start = parse_time(arguments.start, "--from") if arguments.start else None
     end = parse_time(arguments.end, "--to") if arguments.end else None
     if not arguments.category and start is None and end is None:
         start, end = last_night(now)
-    return Request(
+    request = Request(
         dag=DAG,
-        run=arguments.run or now.strftime("%Y-%m-%dT%H:%M:%S"),
+        run=arguments.run or _name(now),
         start=start,
         end=end,
         category_ids=tuple(arguments.category),
         force=arguments.force,
         dry_run=arguments.dry_run,
     )
+    print(reports.described(run(request, Settings.load(), Services.from_environment())))
+
+
+def _retry(arguments: argparse.Namespace) -> None:
+    request = Request(DAG, arguments.run or _name(datetime.now(UTC)), retry=_chosen(arguments))
+    print(reports.described(run(request, Settings.load(), Services.from_environment())))
+
+
+def _failures(arguments: argparse.Namespace) -> None:
+    chosen = _chosen(arguments)
+    ledger = Ledger(Services.from_environment().ledger, Settings.load())
+    shown = 0
+    for failure in ledger.matching(
+        category_ids=chosen.category_ids, statuses=chosen.statuses, item_ids=chosen.item_ids
+    ):
+        if arguments.given_up and failure.next_at is not None:
+            continue
+        shown += 1
+        next_at = f"{failure.next_at:%Y-%m-%d %H:%M}" if failure.next_at else "given up"
+        print(
+            *(failure.item_id, failure.category_id, failure.status, failure.attempts, next_at),
+            *(failure.img_url, failure.reason),
+            sep="\t",
+        )
+    print(f"{shown} items", file=sys.stderr)
+
+
+def _statuses(arguments: argparse.Namespace) -> None:  # noqa: ARG001
+    print(statuses.table())
+
+
+def _name(now: datetime) -> str:
+    return now.strftime("%Y-%m-%dT%H:%M:%S")
+
+
+def _chosen(arguments: argparse.Namespace) -> Retry:
+    return Retry(tuple(arguments.category), tuple(map(Status, arguments.status)), tuple(arguments.item))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -80,25 +121,46 @@ def _parser() -> argparse.ArgumentParser:
         epilog="The shop is named by AIRFLOW_CONN_SHOP_CATALOG and AIRFLOW_CONN_SHOP_SEARCH (or "
         "ELASTICSEARCH_URL), as for Airflow; settings are FEATURES_*, such as FEATURES_IMAGE_HOSTS.",
     )
-    commands = parser.add_subparsers(required=True, metavar="run")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
     one = commands.add_parser("run", help="plan, download, extract, index and summarise, in order")
+    one.set_defaults(command=_run)
     one.add_argument(
         "--from", dest="start", metavar="TIME", help="items changed from this time on (ISO 8601)"
     )
     one.add_argument(
         "--to", dest="end", metavar="TIME", help="and before this one; both left out: last night"
     )
-    one.add_argument(
-        "--category",
-        action="append",
-        default=[],
-        metavar="ID",
-        help="items of this category instead; repeatable",
-    )
+    _add_repeatable(one, "--category", "ID", "items of this category instead")
     one.add_argument("--force", action="store_true", help="fetch and compute again what is current")
     one.add_argument("--dry-run", action="store_true", help="count what there is to do; touch nothing")
-    one.add_argument("--run", metavar="NAME", help="the run's name in the data dir (default: the time)")
+
+    again = commands.add_parser("retry", help="try again the items of the ledger that are due, or these")
+    again.set_defaults(command=_retry)
+    for command in (one, again):
+        command.add_argument(
+            "--run", metavar="NAME", help="the run's name in the data dir (default: the time)"
+        )
+
+    failures = commands.add_parser("failures", help="list the items of the ledger, tab-separated")
+    failures.set_defaults(command=_failures)
+    failures.add_argument("--given-up", action="store_true", help="only those that no schedule tries again")
+    for command in (again, failures):
+        _add_repeatable(command, "--category", "ID", "only items of this category")
+        _add_repeatable(command, "--status", "STATUS", "only items that ended so", choices=list(Status))
+        _add_repeatable(command, "--item", "ID", "only this item")
+
+    table = commands.add_parser("statuses", help="what each status means, as a table")
+    table.set_defaults(command=_statuses)
     return parser
+
+
+def _add_repeatable(
+    parser: argparse.ArgumentParser, option: str, metavar: str, help_text: str, **more: Any
+) -> None:
+    parser.add_argument(
+        option, action="append", default=[], metavar=metavar, help=f"{help_text}; repeatable", **more
+    )
 
 
 if __name__ == "__main__":

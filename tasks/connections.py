@@ -24,13 +24,16 @@ class Services:
 
     catalog: "Connection"
     search: "Connection"
+    ledger: "Connection | None" = None
+    """None: a SQLite file in the data dir."""
 
     @classmethod
     def from_environment(cls) -> Self:
-        """Read both connections; ELASTICSEARCH_URL serves where AIRFLOW_CONN_SHOP_SEARCH is not set."""
+        """Read the connections; ELASTICSEARCH_URL serves where AIRFLOW_CONN_SHOP_SEARCH is not set."""
         return cls(
             Connection.from_environment(CATALOG),
             Connection.from_environment(SEARCH, or_url_in="ELASTICSEARCH_URL"),
+            Connection.from_environment(LEDGER) if os.environ.get(f"AIRFLOW_CONN_{LEDGER.upper()}") else None,
         )
 
 

@@ -1,6 +1,5 @@
 """Stage 1: read the catalogue, leave out what is current, and write the items to do as chunks."""
 
-import itertools
 import logging
 import time
 import uuid
@@ -12,10 +11,12 @@ from urllib.parse import urlsplit
 from tasks import packs, reports
 from tasks.catalogue import EARLIEST, LATEST, Catalogue, Item
 from tasks.connections import Services
+from tasks.database import batched
 from tasks.errors import ConfigurationError
+from tasks.ledger import Failure, Ledger
 from tasks.model import feature_version
 from tasks.progress import Progress, silent
-from tasks.runs import Plan, Request
+from tasks.runs import Plan, Request, Retry
 from tasks.search import SearchIndex
 from tasks.settings import Settings
 
@@ -56,13 +57,19 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
 
     folder = request.folder(settings.data_dir) / f"plan-{uuid.uuid4().hex[:12]}"
     planned = to_do = 0
-    with packs.writing(folder / "items.parquet", packs.ITEMS) as pack:
-        selected = progress(_selected(catalogue, request), "plan", 0)
-        for page in _pages(selected, _PAGE):
+    ledger = Ledger(services.ledger, settings)
+    with (
+        packs.writing(folder / "items.parquet", packs.ITEMS) as items,
+        packs.writing(folder / "settled.parquet", packs.ITEM_IDS) as settled,
+    ):
+        for page, asked_for in _pages(request, catalogue, ledger, created_at, progress):
             planned += len(page)
             for item in _not_current(page, index if exists else None, version, request):
                 to_do += 1
-                pack.add({name: getattr(item, name) for name in Item.__slots__})
+                asked_for.discard(item.item_id)
+                items.add({name: getattr(item, name) for name in Item.__slots__})
+            for item_id in sorted(asked_for):
+                settled.add({"item_id": item_id})
     bounds: tuple[int, ...] = ()
     labels: tuple[str, ...] = ()
     if not request.dry_run:
@@ -142,10 +149,23 @@ def _selected(catalogue: Catalogue, request: Request) -> Iterator[Item]:
     return catalogue.changed(start, end)
 
 
-def _pages(items: Any, size: int) -> Iterator[list[Item]]:
-    iterator = iter(items)
-    while page := list(itertools.islice(iterator, size)):
-        yield page
+def _pages(
+    request: Request, catalogue: Catalogue, ledger: Ledger, now: datetime, progress: Progress
+) -> Iterator[tuple[list[Item], set[str]]]:
+    """The catalogue rows that a request selects, a page at a time, each with the ids that the ledger gave."""
+    if request.retry is None:
+        for page in batched(progress(_selected(catalogue, request), "plan", 0), _PAGE):
+            yield page, set()
+        return
+    for failures in batched(progress(_failures(ledger, request.retry, now), "plan", 0), _PAGE):
+        item_ids = [failure.item_id for failure in failures]
+        yield list(catalogue.of_ids(item_ids)), set(item_ids)
+
+
+def _failures(ledger: Ledger, retry: Retry, now: datetime) -> Iterator[Failure]:
+    if not retry.chosen:
+        return ledger.due(now)
+    return ledger.matching(category_ids=retry.category_ids, statuses=retry.statuses, item_ids=retry.item_ids)
 
 
 def _not_current(

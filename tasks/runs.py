@@ -1,7 +1,7 @@
 """A run on disk: what was asked for, its plans, their chunks and where each stage's file lies.
 
     <data dir>/<dag>/<run>/report.json
-    <data dir>/<dag>/<run>/plan-<id>/plan.json, items.parquet
+    <data dir>/<dag>/<run>/plan-<id>/plan.json, items.parquet (and settled.parquet of a retry)
     <data dir>/<dag>/<run>/plan-<id>/chunk-0000/pictures.parquet, features.parquet, outcomes.parquet
 
 Every planning makes a new plan id, so nothing of an earlier plan is taken for this one's work.
@@ -17,6 +17,7 @@ from zoneinfo import ZoneInfo
 
 from tasks import files
 from tasks.errors import ConfigurationError, ServiceUnavailableError
+from tasks.statuses import Status
 
 SHOP_TIME = ZoneInfo("Asia/Seoul")
 """The zone of the shop's nights, and of a time given without one."""
@@ -25,11 +26,30 @@ _OVERLAP = timedelta(days=1)
 
 
 @dataclass(frozen=True)
+class Retry:
+    """Which of the ledger's items a run tries again: those that match all that is given, given up or not;
+    with nothing given, those that are due."""
+
+    category_ids: tuple[str, ...] = ()
+    statuses: tuple[Status, ...] = ()
+    item_ids: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        _check_category_ids(self.category_ids)
+
+    @property
+    def chosen(self) -> bool:
+        """Whether a person chose them, rather than the schedule."""
+        return bool(self.category_ids or self.statuses or self.item_ids)
+
+
+@dataclass(frozen=True)
 class Request:
     """What a run was asked to do.
 
     `dag` and `run` name its folder. With `category_ids` it takes the items of these categories
-    registered in [start, end), either end open when None; without, those changed in [start, end).
+    registered in [start, end), either end open when None; with `retry`, items of the ledger; with
+    neither, those changed in [start, end).
     """
 
     dag: str
@@ -37,6 +57,7 @@ class Request:
     start: datetime | None = None
     end: datetime | None = None
     category_ids: tuple[str, ...] = ()
+    retry: Retry | None = None
     force: bool = False
     dry_run: bool = False
     interval: tuple[datetime, datetime] | None = None
@@ -47,11 +68,7 @@ class Request:
         for name in (self.dag, self.run):
             if not re.fullmatch(r"(?!\.+$)[A-Za-z0-9_.~:+@ -]+", name):
                 raise ConfigurationError(f"{name!r} cannot name a folder; give the run another name.")
-        for category_id in self.category_ids:
-            if not re.fullmatch(r"[0-9]{8}", category_id):
-                raise ConfigurationError(
-                    f"The category id {category_id!r} is not 8 digits, such as 00000030."
-                )
+        _check_category_ids(self.category_ids)
         if self.start is not None and self.end is not None and self.end <= self.start:
             raise ConfigurationError(
                 f"The range ends before it starts: from {self.start.isoformat()} to {self.end.isoformat()}."
@@ -68,13 +85,18 @@ class Request:
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Self:
         """The inverse of to_json."""
-        interval = value["interval"]
+        interval, retry = value["interval"], value["retry"]
         return cls(
             dag=value["dag"],
             run=value["run"],
             start=_time(value["start"]),
             end=_time(value["end"]),
             category_ids=tuple(value["category_ids"]),
+            retry=Retry(
+                tuple(retry["category_ids"]), tuple(map(Status, retry["statuses"])), tuple(retry["item_ids"])
+            )
+            if retry
+            else None,
             force=value["force"],
             dry_run=value["dry_run"],
             interval=(datetime.fromisoformat(interval[0]), datetime.fromisoformat(interval[1]))
@@ -109,6 +131,11 @@ class Plan:
     def items(self) -> Path:
         """The rows to do, in chunk order."""
         return self.folder / "items.parquet"
+
+    @property
+    def settled(self) -> Path:
+        """In a retry: the ledger's items that are current by now, or have left the catalogue."""
+        return self.folder / "settled.parquet"
 
     @property
     def chunks(self) -> "list[Chunk]":
@@ -221,6 +248,12 @@ def parse_time(text: str, name: str) -> datetime:
     return time
 
 
+def _check_category_ids(category_ids: Sequence[str]) -> None:
+    for category_id in category_ids:
+        if not re.fullmatch(r"[0-9]{8}", category_id):
+            raise ConfigurationError(f"The category id {category_id!r} is not 8 digits, such as 00000030.")
+
+
 def _time(text: str | None) -> datetime | None:
     return datetime.fromisoformat(text) if text else None
 
@@ -230,4 +263,6 @@ def _plain(value: Any) -> Any:
         return value.isoformat()
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(element) for element in value]
+    if isinstance(value, Mapping):
+        return {key: _plain(element) for key, element in value.items()}
     return value

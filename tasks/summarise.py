@@ -1,13 +1,17 @@
-"""Stage 5: count what became of every planned item, write the report, and fail a run that must fail."""
+"""Stage 5: count what became of every planned item, write the report and the ledger, and fail a run that
+must fail."""
 
+import itertools
 import logging
 from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tasks import files, packs, reports
 from tasks.errors import RunFailedError
+from tasks.ledger import Ledger, Outcome
 from tasks.runs import Chunk, Plan, Request
 from tasks.settings import Settings
 from tasks.statuses import FAILURES, Status
@@ -18,13 +22,13 @@ _FIRST_FAILURES = 20
 """How many of the items that got no feature the report names; the counts cover all."""
 
 
-def run(plan: Plan, settings: Settings) -> dict[str, Any]:
-    """Write the report of a planned run and return it.
+def run(plan: Plan, settings: Settings, ledger: Ledger) -> dict[str, Any]:
+    """Write the report of a planned run, tell the ledger, and return the report.
 
     Raises:
         RunFailedError: an item is unfinished, or more failed than FEATURES_FAILURE_BUDGET allows. The
-            report is there.
-        ServiceUnavailableError: the data dir cannot be read or written.
+            report and the ledger are written.
+        ServiceUnavailableError: the data dir or the ledger cannot be read or written.
     """
     report = _begin(plan.request) | {
         "plan": plan.folder.name,
@@ -38,26 +42,33 @@ def run(plan: Plan, settings: Settings) -> dict[str, Any]:
             "counts": {"current": plan.current, "to_do": plan.planned - plan.current},
             "expected": dict(plan.preview),
         }
-        return _end(report, plan.request, settings, [])
+        _write(report, plan.request, settings, [])
+        return report
 
     counts = Counter({Status.CURRENT: plan.current} if plan.current else {})
     failures: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
-    for chunk in plan.chunks:
-        for outcome in _outcomes(chunk):
-            counts[Status(outcome["status"])] += 1
-            into = failures if outcome["status"] in FAILURES else others
-            if outcome["status"] != Status.INDEXED and len(into) < _FIRST_FAILURES:
-                into.append(outcome)
+    for outcome in _outcomes(plan):
+        counts[outcome.status] += 1
+        into = failures if outcome.status in FAILURES else others
+        if outcome.status is not Status.INDEXED and len(into) < _FIRST_FAILURES:
+            into.append(_named(outcome))
     report |= {
         "counts": {status.value: counts[status] for status in Status if counts[status]},
         "failures": (failures + others)[:_FIRST_FAILURES],
         **_measured(plan),
     }
-    return _end(report, plan.request, settings, _reasons_to_fail(counts, plan.planned, settings))
+    reasons = _reasons_to_fail(counts, plan, settings)
+    # Before the ledger, which may not answer: the report is what a person looks for.
+    _write(report, plan.request, settings, reasons)
+    settled = (row["item_id"] for row in packs.rows(plan.settled)) if plan.request.retry else ()
+    ledger.record(plan, _outcomes(plan), settled)
+    if reasons:
+        raise _failed(reasons, plan.request, settings)
+    return report
 
 
-def run_without_plan(dag: str, run: str, settings: Settings) -> dict[str, Any]:
+def run_without_plan(dag: str, run: str, settings: Settings) -> NoReturn:
     """Write the report of a run whose planning failed, be it over what it was asked to do.
 
     Raises:
@@ -65,16 +76,20 @@ def run_without_plan(dag: str, run: str, settings: Settings) -> dict[str, Any]:
     """
     request = Request(dag, run)
     report = _begin(request) | {"planned": 0, "counts": {}, "failures": [], "notices": []}
-    return _end(report, request, settings, ["planning did not finish; its log says why"])
+    reasons = ["planning did not finish; its log says why"]
+    _write(report, request, settings, reasons)
+    raise _failed(reasons, request, settings)
 
 
 def _begin(request: Request) -> dict[str, Any]:
-    interval = request.interval or (None if request.category_ids else (request.start, request.end))
+    of_times = not request.category_ids and request.retry is None
+    interval = request.interval or ((request.start, request.end) if of_times else None)
     return {
         "dag": request.dag,
         "run": request.run,
         "interval": {"start": _iso(interval[0]), "end": _iso(interval[1])} if interval else None,
         "category_ids": list(request.category_ids) or None,
+        "retry": request.to_json()["retry"],
         "start": _iso(request.start),
         "end": _iso(request.end),
         "force": request.force,
@@ -82,7 +97,7 @@ def _begin(request: Request) -> dict[str, Any]:
     }
 
 
-def _end(report: dict[str, Any], request: Request, settings: Settings, reasons: list[str]) -> dict[str, Any]:
+def _write(report: dict[str, Any], request: Request, settings: Settings, reasons: list[str]) -> None:
     now = datetime.now(UTC)
     started = datetime.fromisoformat(report["started_at"]) if "started_at" in report else now
     report |= {
@@ -94,27 +109,44 @@ def _end(report: dict[str, Any], request: Request, settings: Settings, reasons: 
     path = reports.path(request, settings)
     files.write_json(path, report)
     log.info("Report: %s", path)
-    if reasons:
-        raise RunFailedError(f"The run failed: {'; '.join(reasons)}. Report: {path}")
-    return report
 
 
-def _outcomes(chunk: Chunk) -> list[dict[str, Any]]:
-    """The chunk's items with their status; all of them unfinished where it did not get to its end."""
-    if chunk.outcomes.exists():
-        return list(packs.rows(chunk.outcomes))
+def _failed(reasons: list[str], request: Request, settings: Settings) -> RunFailedError:
+    return RunFailedError(f"The run failed: {'; '.join(reasons)}. Report: {reports.path(request, settings)}")
+
+
+def _outcomes(plan: Plan) -> Iterator[Outcome]:
+    """What became of every item to do; unfinished where its chunk did not get to its end."""
+    for chunk in plan.chunks:
+        items = packs.slice_of(plan.items, chunk.start, chunk.stop)
+        ends: Iterator[tuple[Status, str | None]]
+        if chunk.outcomes.exists():
+            # In the order of the items.
+            ends = ((Status(row["status"]), row["reason"]) for row in packs.rows(chunk.outcomes))
+        else:
+            ends = itertools.repeat((Status.UNFINISHED, _how_far(chunk)), len(items))
+        for item, (status, reason) in zip(items, ends, strict=True):
+            yield Outcome(
+                item_id=item["item_id"],
+                category_id=item["category_id"],
+                img_url=item["img_url"],
+                status=status,
+                reason=reason,
+            )
+
+
+def _how_far(chunk: Chunk) -> str:
     stage = "extract" if chunk.features.exists() else "download" if chunk.pictures.exists() else "nothing"
-    reason = f"chunk {chunk.number} ({chunk.label}) did not finish; done so far: {stage}"
-    items = packs.slice_of(chunk.plan.items, chunk.start, chunk.stop)
-    return [
-        {
-            "item_id": item["item_id"],
-            "img_url": item["img_url"],
-            "status": Status.UNFINISHED,
-            "reason": reason,
-        }
-        for item in items
-    ]
+    return f"chunk {chunk.number} ({chunk.label}) did not finish; done so far: {stage}"
+
+
+def _named(outcome: Outcome) -> dict[str, Any]:
+    return {
+        "item_id": outcome.item_id,
+        "img_url": outcome.img_url,
+        "status": outcome.status,
+        "reason": outcome.reason,
+    }
 
 
 def _measured(plan: Plan) -> dict[str, Any]:
@@ -158,14 +190,16 @@ def _rate(items: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def _reasons_to_fail(counts: Counter[Status], planned: int, settings: Settings) -> list[str]:
+def _reasons_to_fail(counts: Counter[Status], plan: Plan, settings: Settings) -> list[str]:
     reasons = []
+    planned = plan.planned
     if unfinished := counts[Status.UNFINISHED]:
         reasons.append(
             f"{unfinished} of {planned} items are unfinished, because a task of their chunk failed"
         )
     failed = {status: counts[status] for status in FAILURES - {Status.UNFINISHED} if counts[status]}
-    total = sum(failed.values())
+    # A retry has only items that failed before: their share says nothing, and what is given up is listed.
+    total = 0 if plan.request.retry else sum(failed.values())
     # The share, rounded once: budget * planned can come out below the whole number that it means.
     if total and total / planned > settings.failure_budget:
         by_reason = ", ".join(

@@ -11,10 +11,14 @@ from types import SimpleNamespace
 
 import pytest
 
+from tasks.statuses import Status
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 DAGS = REPOSITORY / "dags"
 
-DAG_IDS = {"nightly_feature_index", "category_backfill"}
+FEATURE_DAGS = {"nightly_feature_index", "category_backfill", "retry_failed_images"}
+"""Those with the stages from plan to summarise."""
+DAG_IDS = FEATURE_DAGS | {"housekeeping"}
 """A DAG that is not named here is not tested either: add it, and its tests."""
 
 QUEUES = {"io", "gpu"}
@@ -79,14 +83,14 @@ def test_pools_are_those_of_pools_json_and_queues_those_of_the_workers(dags):
 
 
 def test_chunks_are_named_and_summarise_runs_whatever_happened(dags):
-    for dag in dags.values():
+    for dag in (dags[dag_id] for dag_id in FEATURE_DAGS):
         for stage in ("download", "extract", "index"):
             assert "label" in _argument(dag.get_task(f"features.{stage}"), "map_index_template")
         assert _argument(dag.get_task("summarise"), "trigger_rule").value == "all_done"
 
 
 def test_steps_in_the_docs_are_the_tasks_in_order(dags):
-    for dag in dags.values():
+    for dag in (dags[dag_id] for dag_id in FEATURE_DAGS):
         stages = ["plan", "download", "extract", "index", "summarise"]
         places = [dag.doc_md.index(f"**{stage}**") for stage in stages]
         assert places == sorted(places), dag.dag_id
@@ -108,6 +112,18 @@ def test_schedules(dags):
         "force",
         "dry_run",
     }
+    retry = dags["retry_failed_images"]
+    assert retry.timetable.expression == "30 * * * *"
+    assert retry.catchup is False
+    assert retry.max_active_runs == 1
+    assert set(retry.params) == {"category_ids", "statuses", "item_ids"}
+
+
+def test_a_retry_offers_every_status_that_the_ledger_can_hold(dags):
+    statuses = dags["retry_failed_images"].params.get_param("statuses").schema
+    fine_and_done = {"current", "indexed"}
+    assert set(statuses["items"]["enum"]) == {status.value for status in Status} - fine_and_done
+    assert statuses["examples"] == statuses["items"]["enum"]
 
 
 @pytest.mark.parametrize(
@@ -136,10 +152,11 @@ def test_category_ids_param(dags, value, good):
 
 
 def test_every_param_says_what_it_is(dags):
-    for name, param in dags["category_backfill"].params.items():
-        described = dags["category_backfill"].params.get_param(name)
-        assert described.description, (name, param)
-        assert described.schema["title"], name
+    for dag in dags.values():
+        for name in dag.params:
+            described = dag.params.get_param(name)
+            assert described.description, (dag.dag_id, name)
+            assert described.schema["title"], (dag.dag_id, name)
 
 
 def _modules_after(code):

@@ -1,4 +1,4 @@
-"""Both DAGs run by Airflow's own scheduler on a small shop; expectations are counted in the catalogue."""
+"""The DAGs run by Airflow's own scheduler on a small shop; expectations are counted in the catalogue."""
 
 import json
 import os
@@ -20,6 +20,7 @@ from tasks.settings import REPOSITORY
 
 NIGHTLY = "nightly_feature_index"
 BACKFILL = "category_backfill"
+RETRY = "retry_failed_images"
 ITEMS = 140
 HATS = "00000020"
 """A category without any of the flawed items."""
@@ -300,6 +301,39 @@ def test_same_night_again_downloads_and_writes_nothing_and_a_new_url_only_itself
     assert held["imagenet_feature_img_url"] == url
     after = _sequence_numbers(stack)
     assert {item for item in after if after[item] != before[item]} == {changed}
+
+
+def test_failed_items_are_in_the_ledger_and_tried_again_by_hand(stack):
+    from tasks.ledger import Ledger
+    from tasks.settings import Settings
+
+    ledger = Ledger(None, Settings(data_dir=stack.data))
+    assert {_name(stack, row.item_id): row.status for row in ledger.matching()} == {
+        "picture missing": "gone",
+        "picture corrupt": "corrupt",
+    }
+    (gone,) = ledger.matching(statuses=["gone"])
+    assert gone.attempts >= 2, "the night ran more than once"
+    with sqlite3.connect(stack.shop.catalog_path) as catalogue:
+        (good,) = catalogue.execute("select img_url from items where category_id = ?", (HATS,)).fetchone()
+        catalogue.execute("update items set img_url = ? where item_id = ?", (good, gone.item_id))
+    stack.search.update(index=stack.index, id=gone.item_id, doc={"img_url": good}, refresh=True)
+    stack.requested.clear()
+
+    stack.airflow.unpause(RETRY)
+    # The form sends a line left empty as an empty string.
+    conf = {"statuses": ["gone"], "item_ids": [""]}
+    _, state, report = _run(stack, RETRY, conf=conf)
+    assert state == "success"
+    assert (report["planned"], report["counts"]) == (1, {"indexed": 1})
+    assert sum(stack.requested.values()) == 1
+    assert gone.item_id in _with_feature(stack)
+    assert [row.status for row in ledger.matching()] == ["corrupt"]
+
+    # Nothing is due yet, so an hourly run does nothing.
+    _, state, report = _run(stack, RETRY)
+    assert (state, report["planned"]) == ("success", 0)
+    assert sum(stack.requested.values()) == 1
 
 
 def test_force_does_all_again(stack):

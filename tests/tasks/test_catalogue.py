@@ -2,6 +2,7 @@
 
 import itertools
 import re
+import shutil
 import sqlite3
 import tracemalloc
 from datetime import UTC, datetime, timedelta, timezone
@@ -12,6 +13,7 @@ import sqlalchemy as sa
 
 from local_stack.process import free_port
 from tasks import catalogue as module
+from tasks import database
 from tasks.catalogue import EARLIEST, LATEST, Catalogue, Item
 from tasks.connections import CATALOG, Connection
 from tasks.errors import ConfigurationError, ServiceUnavailableError
@@ -29,12 +31,9 @@ def ids(items):
 @pytest.fixture
 def statements(tmp_path, monkeypatch):
     """A folder of statements that a test may edit, as a shop does."""
-    folder = tmp_path / "statements"
-    folder.mkdir()
-    for path in module.STATEMENTS.iterdir():
-        (folder / path.name).write_bytes(path.read_bytes())
-    monkeypatch.setattr(module, "STATEMENTS", folder)
-    return folder
+    shutil.copytree(database.STATEMENTS, tmp_path / "sql")
+    monkeypatch.setattr(database, "STATEMENTS", tmp_path / "sql")
+    return tmp_path / "sql" / "catalogue"
 
 
 @pytest.mark.parametrize("zone", [UTC, SEOUL], ids=["UTC bounds", "Seoul bounds"])
@@ -125,6 +124,7 @@ def test_values_stay_values(catalogue, attempt):
     reader = Catalogue(catalogue.connection)
     assert ids(reader.of_categories([attempt], EARLIEST, LATEST)) == {attempt}
     assert reader.urls([attempt]) == {attempt: "v"}
+    assert ids(reader.of_ids([attempt])) == {attempt}
     assert ids(reader.changed(EARLIEST, LATEST)) == {"innocent", attempt}
 
 
@@ -133,6 +133,32 @@ def test_urls_of_now(catalogue):
     catalogue.add("none", None)
     catalogue.add("other", "https://other")
     assert Catalogue(catalogue.connection).urls(["a", "none", "left"]) == {"a": "https://a", "none": None}
+
+
+def test_items_by_their_ids(catalogue, monkeypatch):
+    monkeypatch.setattr(module, "_ROWS_AT_ONCE", 3)
+    for number in range(7):
+        catalogue.add(f"{number:03}", f"https://{number % 2}", item_name=f"item {number}")
+    catalogue.add("O'Brien", None, category_id="00000030")
+    catalogue.add("other", "https://other")
+    asked_for = ["006", "left", "003", "000", "O'Brien", "002", "001", "004", "005"]
+
+    items = list(Catalogue(catalogue.connection).of_ids(asked_for))
+
+    assert sorted(items, key=lambda item: item.item_id) == [
+        *(Item(f"{n:03}", f"item {n}", "00000010", f"https://{n % 2}") for n in range(7)),
+        Item("O'Brien", "blue shirt", "00000030", None),
+    ]
+    # The URLs of each three of them stand together.
+    assert [item.item_id for item in items][:2] == ["006", "003"]
+    assert [item.item_id for item in items][-3:] == ["004", "001", "005"]
+    assert list(Catalogue(catalogue.connection).of_ids([])) == []
+
+
+def test_any_number_of_ids_may_be_asked_for(catalogue):
+    add_many(catalogue, 12_000, "x")
+    asked_for = [str(number) for number in range(40_000)]
+    assert ids(Catalogue(catalogue.connection).of_ids(asked_for)) == set(asked_for[1:12_001])
 
 
 def test_nothing_can_be_written_through_it(catalogue, statements):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import ServiceUnavailableError
-from tasks.files import appearing_whole, read_json, write_json
+from tasks.files import appearing_whole, identity, is_left_over, move_aside, read_json, write_json
 from tasks.settings import REPOSITORY
 
 
@@ -217,3 +217,89 @@ def test_an_error_of_the_blocks_own_work_is_not_blamed_on_the_disk(tmp_path: Pat
         raise error
     assert raised.value is error
     assert list(tmp_path.iterdir()) == []
+
+
+# Damaged files
+
+
+def test_what_is_damaged_is_moved_aside_and_keeps_its_content(tmp_path: Path) -> None:
+    file, folder, link = tmp_path / "file", tmp_path / "folder", tmp_path / "link"
+    file.write_text("damaged")
+    folder.mkdir()
+    link.symlink_to("nowhere")
+    for path in (file, folder, link):
+        found = identity(path)
+        assert found
+        aside = move_aside(path, found)
+        assert aside
+        assert identity(aside) == found
+        assert aside.parent == tmp_path
+        assert aside.name.startswith(f".{path.name}.damaged-")
+        assert is_left_over(aside.name)
+        assert identity(path) is None
+    assert next(tmp_path.glob(".file.*")).read_text() == "damaged"
+
+
+def test_another_file_in_the_place_of_the_damaged_one_stays(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("damaged")
+    damaged = identity(path)
+    assert damaged
+    path.rename(tmp_path / "aside")
+    assert move_aside(path, damaged) is None
+    path.write_text("good")
+    good = path.stat()
+    assert move_aside(path, damaged) is None
+    assert path.stat().st_ino == good.st_ino
+    assert path.stat().st_ctime_ns == good.st_ctime_ns, "it kept its name all the time"
+    assert {found.name for found in tmp_path.iterdir()} == {"file", "aside"}
+
+
+@pytest.mark.parametrize("third", [False, True])
+def test_a_file_that_comes_between_the_look_and_the_rename_gets_its_name_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, third: bool
+) -> None:
+    path = tmp_path / "file"
+    path.write_text("damaged")
+    damaged = identity(path)
+    assert damaged
+    really = Path.rename
+
+    def rename_late(self: Path, target: Path) -> Path:
+        really(path, tmp_path / "aside")
+        path.write_text("good")
+        moved = really(self, target)
+        if third:
+            path.write_text("good too")
+        return moved
+
+    monkeypatch.setattr(Path, "rename", rename_late)
+    assert move_aside(path, damaged) is None
+    assert path.read_text() == ("good too" if third else "good")
+    assert {found.name for found in tmp_path.iterdir()} == {"file", "aside"}
+
+
+def test_what_cannot_be_moved_aside_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    path.write_text("damaged")
+    damaged = identity(path)
+    assert damaged
+
+    def refuse(*_: Path) -> Path:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr(Path, "rename", refuse)
+    with pytest.raises(ServiceUnavailableError, match=r"file cannot be written: Read-only file system"):
+        move_aside(path, damaged)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_temporary_file_is_known_by_its_name(tmp_path: Path) -> None:
+    with appearing_whole(tmp_path / "pictures.parquet") as temporary:
+        temporary.write_text("")
+        assert is_left_over(temporary.name)
+    for name in (
+        "pictures.parquet", ".pictures.parquet", ".airflowignore", temporary.name[1:], temporary.name[:-1],
+        f"{temporary.name}.txt", temporary.name.upper(), f".{'0' * 32}", ".x.expired-" + "0" * 32,
+    ):  # fmt: skip
+        assert not is_left_over(name), name

@@ -1,4 +1,4 @@
-"""Tests of `python -m tasks run`: whole runs with the real model, without Airflow."""
+"""Tests of `python -m tasks`: whole runs with the real model, without Airflow."""
 
 import json
 import os
@@ -64,11 +64,11 @@ def run_here(image_server, monkeypatch, capsys, loaded_model):
     """Runs the command inside this process; gives its exit code, what it printed and its report."""
     monkeypatch.setattr("tasks.extract.load", lambda _: loaded_model)
 
-    def run(shop, *arguments, **changes):
+    def run(shop, *arguments, subcommand="run", **changes):
         with monkeypatch.context() as patched:
             for name, value in environment(shop, image_server, **changes).items():
                 patched.setenv(name, value)
-            patched.setattr(sys, "argv", ["tasks", "run", *arguments])
+            patched.setattr(sys, "argv", ["tasks", subcommand, *arguments])
             code = module.main()
         return code, capsys.readouterr(), newest_report(shop)
 
@@ -401,10 +401,66 @@ def test_ctrl_c_leaves_nothing_half_written(sqlite_shop, image_server, run_here)
     assert out == ""
     # Only the plan was finished, and the report says so; no file is there in part.
     files = {path.name for path in Path(shop.data_dir / "command_line").rglob("*") if path.is_file()}
-    assert files == {"items.parquet", "plan.json", "report.json"}
+    assert files == {"items.parquet", "settled.parquet", "plan.json", "report.json"}
     (report,) = Path(shop.data_dir / "command_line").rglob("report.json")
     assert json.loads(report.read_text())["counts"] == {"unfinished": 5}
     assert shop.sequence_numbers() == before
 
     code, _, report = run_here(shop, *NIGHT, "--run", "stopped")
     assert (code, report["counts"]) == (0, {"indexed": 5})
+
+
+def test_a_failed_item_is_tried_again_until_it_succeeds(sqlite_shop, image_server, run_here, version):
+    shop = sqlite_shop
+    stock(shop, image_server, "fine", "late", "gone")
+    late = shop.sources()["late"]
+    shop.client.delete(index=shop.index, id="late", refresh=True)
+    image_server.answer("/gone.jpg", Reply(404))
+    assert run_here(shop, *NIGHT, FEATURES_FAILURE_BUDGET="1")[2]["counts"] == {
+        "indexed": 1,
+        "waiting_for_document": 1,
+        "gone": 1,
+    }
+    requested(image_server)
+
+    code, printed, _ = run_here(shop, subcommand="failures")
+    assert code == 0
+    lines = [line.split("\t") for line in printed.out.splitlines()]
+    assert [(line[0], line[2], line[3]) for line in sorted(lines)] == [
+        ("gone", "gone", "1"),
+        ("late", "waiting_for_document", "1"),
+    ]
+    # Nothing is due within the first hour, and so nothing is done.
+    code, _, report = run_here(shop, subcommand="retry")
+    assert (code, report["planned"], requested(image_server)) == (0, 0, [])
+
+    shop.client.index(index=shop.index, id="late", document=late, refresh=True)
+    code, _, report = run_here(
+        shop, "--status", "waiting_for_document", "--status", "gone", subcommand="retry"
+    )
+    assert (code, report["counts"]) == (0, {"indexed": 1, "gone": 1})
+    assert requested(image_server).count("/late.jpg") == 1
+    assert shop.versions() == {"fine": version, "late": version, "gone": None}
+    lines = run_here(shop, subcommand="failures")[1].out.splitlines()
+    assert [line.split("\t")[::3][:2] for line in lines] == [["gone", "2"]]
+
+    image_server.answer("/gone.jpg", Reply(body=draw(CATEGORY, 9).data))
+    assert run_here(shop, "--item", "gone", subcommand="retry")[2]["counts"] == {"indexed": 1}
+    assert run_here(shop, subcommand="failures")[1].out == ""
+
+
+def test_what_is_given_up_is_listed(sqlite_shop, image_server, run_here):
+    sqlite_shop.stock("ftp", img_url="ftp://pictures.example/a.jpg")
+    stock(sqlite_shop, image_server, "gone")
+    image_server.answer("/gone.jpg", Reply(404))
+    run_here(sqlite_shop, *NIGHT, FEATURES_FAILURE_BUDGET="1")
+    _, printed, _ = run_here(sqlite_shop, "--given-up", subcommand="failures")
+    (line,) = printed.out.splitlines()
+    assert line.split("\t")[:5] == ["ftp", CATEGORY, "invalid_url", "1", "given up"]
+    assert "1 items" in printed.err
+
+
+def test_the_table_of_statuses_in_the_docs_is_the_code_s(sqlite_shop, run_here):
+    code, printed, _ = run_here(sqlite_shop, subcommand="statuses")
+    assert code == 0
+    assert printed.out in (REPOSITORY / "docs" / "statuses.md").read_text()

@@ -1,5 +1,11 @@
+import random
+import re
+import resource
 import subprocess
 import sys
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +16,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tasks import packs
+from tasks import files, packs
 from tasks.errors import ServiceUnavailableError
 from tasks.settings import REPOSITORY
 
@@ -243,3 +249,244 @@ def test_a_pack_with_holes_says_what_to_do(many: tuple[Path, list[dict[str, Any]
         list(packs.rows(path))
     with pytest.raises(ServiceUnavailableError, match="cannot be read"):
         packs.slice_of(path, 0, 2_000)
+
+
+# Packs that can be trusted ------------------------------------------------------------------------
+
+
+ROWS: dict[str, tuple[pa.Schema, list[dict[str, Any]]]] = {
+    "items": (packs.ITEMS, [item(number) for number in range(9)]),
+    "settled": (packs.ITEM_IDS, [{"item_id": f"{number}"} for number in range(9)]),
+    "pictures": (
+        packs.PICTURES,
+        [{"img_url": "u", "content": b"JPEG" * 30, "sha256": "s"}, {"status": "gone"}],
+    ),
+    "features": (packs.FEATURES, [{"sha256": "s", "feature": [0.5] * 2048}, {"status": "corrupt"}]),
+    "outcomes": (packs.OUTCOMES, [OUTCOME | {"item_id": f"{number}"} for number in range(9)]),
+}
+
+
+def leave(path: Path, **statistics: Any) -> Path:
+    """A small pack of the kind that the name says."""
+    schema, its_rows = ROWS[path.stem]
+    with packs.writing(path, schema) as pack:
+        for row in its_rows:
+            pack.add(row)
+        pack.statistics |= {"seconds": 1.5} | statistics
+    return path
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_whichever_bit_flips_a_reader_gets_what_was_written_or_an_error(tmp_path: Path, kind: str) -> None:
+    path = leave(tmp_path / f"{kind}.parquet")
+    reads = (
+        lambda path: list(packs.rows(path)),
+        packs.statistics,
+        lambda path: packs.slice_of(path, 1, 5),
+    )
+    written = [repr(read(path)) for read in reads]
+    good = path.read_bytes()
+    header = range(4 * 8, 40 * 8)  # of the first page, which no checksum of Parquet's covers
+    noticed = 0
+    for bit in (*header, *random.Random(kind).sample(range(40 * 8, len(good) * 8), 400)):
+        flipped = bytearray(good)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        for read, expected in zip(reads, written, strict=True):
+            try:
+                assert repr(read(path)) == expected, f"bit {bit}"
+            except packs.DamagedPackError:
+                noticed += 1
+    assert noticed > 200
+
+
+def flip_in_the_first_column(path: Path) -> None:
+    """Flip a bit of a value."""
+    column = pq.read_metadata(path).row_group(0).column(0)
+    start = column.dictionary_page_offset or column.data_page_offset
+    content = bytearray(path.read_bytes())
+    content[start + column.total_compressed_size - 1] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGES: dict[str, Callable[[Path], Any]] = {
+    "empty": lambda path: path.write_bytes(b""),
+    "cut short": lambda path: path.write_bytes(path.read_bytes()[:-9]),
+    "flipped": flip_in_the_first_column,
+    "no Parquet": lambda path: path.write_text("<html>"),
+    "no pack": lambda path: pq.write_table(pa.table({"item_id": ["1"]}), path),
+    "a folder": lambda path: (path.unlink(), path.mkdir()),
+    "a broken link": lambda path: (path.unlink(), path.symlink_to("nowhere")),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_pack_is_moved_aside_and_done_again(
+    tmp_path: Path, damage: Callable[[Path], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    path = leave(tmp_path / "outcomes.parquet")
+    damage(path)
+    content = path.read_bytes() if path.is_file() else None
+
+    assert packs.finished(path) is None
+
+    (aside,) = tmp_path.iterdir()
+    assert re.fullmatch(r"\.outcomes\.parquet\.damaged-[0-9a-f]{32}", aside.name)
+    assert (aside.read_bytes() if aside.is_file() else None) == content
+    (record,) = caplog.records
+    assert (record.levelname, str(path) in record.message, aside.name in record.message) == (
+        "WARNING",
+        True,
+        True,
+    )
+
+    leave(path, again=True)
+    assert packs.finished(path) == {"seconds": 1.5, "again": True}
+    assert {*tmp_path.iterdir()} == {path, aside}
+
+
+def test_a_pack_that_is_good_or_not_there_is_left_as_it_is(
+    tmp_path: Path, many: tuple[Path, list[dict[str, Any]]], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert packs.finished(tmp_path / "outcomes.parquet") is None
+    assert packs.finished(tmp_path / "nowhere" / "outcomes.parquet") is None
+    assert list(tmp_path.iterdir()) == []
+    for kind in ROWS:
+        path = leave(tmp_path / f"{kind}.parquet", kind=kind)
+        before = path.stat()
+        assert packs.finished(path) == {"seconds": 1.5, "kind": kind}
+        assert path.stat() == before
+    assert packs.finished(many[0]) == {}
+    assert not caplog.records
+
+
+def test_a_pack_that_cannot_be_opened_now_is_not_taken_for_damaged(tmp_path: Path) -> None:
+    path = leave(tmp_path / "outcomes.parquet")
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
+    try:
+        with pytest.raises(ServiceUnavailableError, match="Too many open files"):
+            packs.finished(path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+    assert packs.finished(path) == {"seconds": 1.5}
+
+
+def test_a_pack_that_memory_is_too_small_for_is_not_taken_for_damaged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def iter_batches(*_: Any, **__: Any) -> Any:
+        raise pa.ArrowMemoryError("malloc of size 32000000 failed")
+
+    path = leave(tmp_path / "outcomes.parquet")
+    with monkeypatch.context() as patch, pytest.raises(MemoryError):
+        patch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
+        packs.finished(path)
+    assert packs.finished(path) == {"seconds": 1.5}
+
+
+def test_features_that_have_lost_their_pictures_are_moved_aside(tmp_path: Path) -> None:
+    """Other pictures may come for the same URLs, and nobody would compute their features."""
+    pictures, features, outcomes = (leave(tmp_path / f"{kind}.parquet") for kind in list(ROWS)[2:])
+    assert packs.finished(pictures)
+    assert features.exists()
+
+    flip_in_the_first_column(pictures)
+    assert packs.finished(pictures) is None
+    assert {path.name for path in tmp_path.glob("[!.]*")} == {outcomes.name}
+    assert len(list(tmp_path.glob(".features.parquet.damaged-*"))) == 1
+
+    leave(features)
+    assert packs.finished(pictures) is None, "it is not there"
+    assert not features.exists()
+    flip_in_the_first_column(outcomes)
+    assert packs.finished(leave(features))
+    assert packs.finished(outcomes) is None
+    assert features.exists()
+
+
+@pytest.mark.parametrize("outlived", [False, True])
+def test_the_features_of_another_attempts_pictures_stay(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, outlived: bool
+) -> None:
+    pictures, features = tmp_path / "pictures.parquet", tmp_path / "features.parquet"
+    really = files.identity
+
+    def identity_as_another_attempt_comes(path: Path) -> files.Identity | None:
+        found = really(path)
+        if path == pictures:
+            if outlived:
+                features.rename(tmp_path / "moved by the other")
+            leave(features, newer=True)
+        return found
+
+    if outlived:
+        leave(features)
+    monkeypatch.setattr(files, "identity", identity_as_another_attempt_comes)
+    assert packs.finished(pictures) is None
+    monkeypatch.undo()
+    assert packs.finished(features) == {"seconds": 1.5, "newer": True}
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_good_pack_that_comes_between_look_and_move_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = leave(tmp_path / "outcomes.parquet")
+    flip_in_the_first_column(path)
+    really = Path.rename
+    others = []
+
+    def rename_after_another_attempt(self: Path, target: Path) -> Path:
+        if self == path and not others:
+            really(path, tmp_path / "moved by the other")
+            others.append(leave(path, other=True).stat().st_ino)
+        return really(self, target)
+
+    monkeypatch.setattr(Path, "rename", rename_after_another_attempt)
+    assert packs.finished(path) == {"seconds": 1.5, "other": True}
+    assert [path.stat().st_ino] == others
+    assert {found.name for found in tmp_path.iterdir()} == {path.name, "moved by the other"}
+
+
+def test_attempts_at_once_never_lose_a_finished_pack(tmp_path: Path) -> None:
+    path = tmp_path / "outcomes.parquet"
+    attempts = 4
+    together = threading.Barrier(attempts)
+
+    def attempt(number: int) -> tuple[bool, int]:
+        together.wait()
+        redone = packs.finished(path) is None
+        if redone:
+            leave(path, by=number)
+        return redone, path.stat().st_ino
+
+    with ThreadPoolExecutor(attempts) as pool:
+        for _ in range(40):
+            path.unlink(missing_ok=True)
+            flip_in_the_first_column(leave(path))
+            results = list(pool.map(attempt, range(attempts)))
+            assert any(redone for redone, _ in results)
+            assert {inode for _, inode in results} == {path.stat().st_ino}, "all see the same pack"
+            assert packs.finished(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"),
+    [
+        ("chunk-0003/pictures.parquet", "clear `download` of chunk-0003 with everything downstream"),
+        ("chunk-0012/features.parquet", "clear `extract` of chunk-0012 with everything downstream"),
+        ("chunk-0000/outcomes.parquet", "clear `index` of chunk-0000 with everything downstream"),
+        ("items.parquet", "clear the run's `plan` task"),
+        ("settled.parquet", "clear the run's `plan` task"),
+    ],
+)
+def test_what_cannot_be_read_says_which_task_to_clear(tmp_path: Path, name: str, remedy: str) -> None:
+    path = tmp_path / name
+    path.parent.mkdir(exist_ok=True)
+    for content in (None, b"damaged"):
+        if content:
+            path.write_bytes(content)
+        for message in reading(path):
+            assert str(path) in message
+            assert remedy in message

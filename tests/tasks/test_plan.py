@@ -3,7 +3,7 @@
 import itertools
 import logging
 import re
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
@@ -12,10 +12,12 @@ from hypothesis import strategies as st
 from tasks import packs, plan, reports
 from tasks.errors import ConfigurationError
 from tasks.files import write_json
+from tasks.ledger import Ledger, Outcome
 from tasks.plan import chunk_size, split
-from tasks.runs import Plan, Request
+from tasks.runs import Plan, Request, Retry
 from tasks.search import FEATURE, URL, VERSION
 from tasks.settings import Settings
+from tasks.statuses import Status
 from tests.shop_fixtures import NOON, some_vector, url_of
 
 NIGHT = Request("nightly", "r", NOON - timedelta(hours=1), NOON + timedelta(hours=1))
@@ -349,3 +351,75 @@ def test_a_label_keeps_to_what_airflow_can_hold():
 def test_a_run_that_names_nothing_is_not_one_over_everything(sqlite_shop):
     with pytest.raises(ConfigurationError, match="neither categories nor times"):
         plan.run(Request("d", "r"), sqlite_shop.settings(), sqlite_shop.services)
+
+
+def fail(shop, statuses, *, at=NOON, item_urls=None):
+    """Write failures into the ledger as a run planned `at` that time would: {item id: status}."""
+    settings = shop.settings()
+    planned = Plan(shop.data_dir / "earlier" / "r" / "plan-1", NIGHT, "v", len(statuses), 0, at)
+    outcomes = [
+        Outcome(item_id, "00000010", (item_urls or {}).get(item_id, url_of(item_id)), status, "why")
+        for item_id, status in statuses.items()
+    ]
+    Ledger(shop.services.ledger, settings).record(planned, outcomes, now=at)
+
+
+def retry(shop, **chosen):
+    return run(shop, Request("retry", "r", retry=Retry(**chosen)))
+
+
+def settled(planned):
+    return {row["item_id"] for row in packs.rows(planned.settled)}
+
+
+def test_a_retry_plans_what_is_due_as_the_catalogue_has_it_now(shop, version):
+    shop.stock("due", "not yet", "by hand only", "current", "never failed")
+    index_as_current(shop, "current", version=version)
+    shop.stock("moved", img_url="https://pictures.example/new.jpg")
+    fail(
+        shop,
+        {"due": Status.GONE, "by hand only": Status.TOO_LARGE, "current": Status.GONE, "left": Status.GONE}
+        | {"moved": Status.GONE},
+    )
+    fail(shop, {"not yet": Status.GONE}, at=datetime.now(UTC))
+
+    planned = retry(shop)
+    assert ids(planned) == {"due", "moved"}
+    assert (planned.planned, planned.current) == (3, 1)
+    assert settled(planned) == {"current", "left"}
+    (moved,) = [row for row in packs.rows(planned.items) if row["item_id"] == "moved"]
+    assert moved["img_url"] == "https://pictures.example/new.jpg"
+
+
+def test_a_retry_by_hand_takes_what_matches_due_or_not(sqlite_shop):
+    shop = sqlite_shop
+    shop.stock("a", "b", "c", "d")
+    now = datetime.now(UTC)
+    fail(shop, {"a": Status.GONE, "b": Status.TOO_LARGE, "c": Status.BLOCKED_ADDRESS}, at=now)
+    assert ids(retry(shop)) == set()
+    assert ids(retry(shop, statuses=(Status.TOO_LARGE, Status.GONE))) == {"a", "b"}
+    assert ids(retry(shop, item_ids=("c", "d"))) == {"c"}
+    assert ids(retry(shop, category_ids=("00000010",))) == {"a", "b", "c"}
+    assert ids(retry(shop, category_ids=("00000020",))) == set()
+    assert ids(retry(shop, item_ids=("a", "b"), statuses=(Status.GONE,))) == {"a"}
+
+
+def test_a_retry_fetches_a_url_that_items_share_once(sqlite_shop):
+    names = [f"{number:02}" for number in range(20)]
+    urls = {name: f"https://pictures.example/{int(name) % 3}.jpg" for name in names}
+    for name in names:
+        sqlite_shop.stock(name, img_url=urls[name])
+    fail(sqlite_shop, dict.fromkeys(names, Status.GONE), item_urls=urls)
+    planned = run(sqlite_shop, Request("retry", "r", retry=Retry()), chunk_size=5)
+    chunks = [
+        {row["img_url"] for row in packs.slice_of(planned.items, chunk.start, chunk.stop)}
+        for chunk in planned.chunks
+    ]
+    assert sum(map(len, chunks)) == 3, "no URL is in two chunks"
+
+
+def test_a_retry_without_a_ledger_has_nothing_to_do(sqlite_shop):
+    sqlite_shop.stock("a")
+    planned = retry(sqlite_shop)
+    assert (planned.planned, planned.chunks, settled(planned)) == (0, [], set())
+    assert not (sqlite_shop.data_dir / "ledger.db").exists(), "planning writes no ledger"

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import ConfigurationError, ServiceUnavailableError
-from tasks.runs import Plan, Request, caught_up, last_night, parse_time
+from tasks.runs import Plan, Request, Retry, caught_up, last_night, parse_time
+from tasks.statuses import Status
 
 SEOUL = timezone(timedelta(hours=9))
 
@@ -18,6 +19,15 @@ zones = st.sampled_from([UTC, SEOUL, timezone(timedelta(hours=-3, minutes=-30))]
 times = st.datetimes(datetime(1990, 1, 1), datetime(2100, 1, 1), timezones=zones)
 names = st.from_regex(r"[a-z][A-Za-z0-9_.~:+@ -]{0,40}", fullmatch=True)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
+
+
+categories = st.lists(st.from_regex(r"[0-9]{8}", fullmatch=True), max_size=3).map(tuple)
+retries = st.builds(
+    Retry,
+    category_ids=categories,
+    statuses=st.lists(st.sampled_from(list(Status)), max_size=2).map(tuple),
+    item_ids=st.lists(texts, max_size=2).map(tuple),
+)
 
 
 @st.composite
@@ -29,7 +39,8 @@ def requests(draw):
         run=draw(names),
         start=start,
         end=end,
-        category_ids=tuple(draw(st.lists(st.from_regex(r"[0-9]{8}", fullmatch=True), max_size=3))),
+        category_ids=draw(categories),
+        retry=draw(st.none() | retries),
         force=draw(st.booleans()),
         dry_run=draw(st.booleans()),
         interval=draw(st.none() | st.tuples(times, times)),
@@ -99,6 +110,8 @@ def test_airflow_s_run_ids_are_taken(run):
 def test_category_ids_that_are_not_8_digits_are_refused(category_id):
     with pytest.raises(ConfigurationError, match="8 digits"):
         Request("d", "r", category_ids=("00000010", category_id))
+    with pytest.raises(ConfigurationError, match="8 digits"):
+        Retry(category_ids=(category_id,))
 
 
 def test_a_range_must_hold_something():

@@ -23,13 +23,20 @@ VALUES: dict[str, tuple[str, str, Any]] = {
     "FEATURES_REQUESTS_PER_SECOND_PER_HOST": ("requests_per_second_per_host", "0.5", 0.5),
     "FEATURES_DOWNLOAD_ATTEMPTS": ("download_attempts", "1", 1),
     "FEATURES_CONNECT_TIMEOUT": ("connect_timeout", "1.5", 1.5),
+    "FEATURES_HOST_PATIENCE": ("host_patience", "0.3", 0.3),
     "FEATURES_READ_TIMEOUT": ("read_timeout", "2.5", 2.5),
     "FEATURES_TRANSFER_TIMEOUT": ("transfer_timeout", "120", 120.0),
     "FEATURES_MAX_IMAGE_BYTES": ("max_image_bytes", "1000000", 1_000_000),
     "FEATURES_MAX_IMAGE_PIXELS": ("max_image_pixels", "1000000", 1_000_000),
+    "FEATURES_DECODE_TIMEOUT": ("decode_timeout", "5", 5.0),
     "FEATURES_USER_AGENT": ("user_agent", "shop/1 (ops@shop.example)", "shop/1 (ops@shop.example)"),
     "FEATURES_BATCH_SIZE": ("batch_size", "64", 64),
     "FEATURES_BULK_SIZE": ("bulk_size", "100", 100),
+    "FEATURES_RETRY_ATTEMPTS": ("retry_attempts", "3", 3),
+    "FEATURES_RETRY_FIRST_HOURS": ("retry_first_hours", "0.5", 0.5),
+    "FEATURES_KEEP_DAYS": ("keep_days", "30", 30.0),
+    "FEATURES_KEEP_BYTES": ("keep_bytes", "5000000", 5_000_000),
+    "FEATURES_KEEP_REPORTS_DAYS": ("keep_reports_days", "90", 90.0),
 }
 
 

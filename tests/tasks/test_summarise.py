@@ -4,14 +4,18 @@ import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from pathlib import Path
 
+import hypothesis
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks import packs, summarise
-from tasks.errors import RunFailedError
-from tasks.runs import Plan, Request
+from tasks.connections import LEDGER, Connection
+from tasks.errors import RunFailedError, ServiceUnavailableError
+from tasks.ledger import Ledger
+from tasks.runs import Plan, Request, Retry
 from tasks.settings import Settings
 from tasks.statuses import FAILURES, FINE, Status
 
@@ -76,20 +80,23 @@ def report_of(folder, dag="nightly", run="r"):
 def run(plan, settings, folder):
     """The report, and the error's message where the run failed."""
     try:
-        summarise.run(plan, settings)
+        summarise.run(plan, settings, Ledger(None, settings))
         message = None
     except RunFailedError as error:
         message = str(error)
     return report_of(folder), message
 
 
+# In the order of the enum: a set's differs from process to process, and with it what Hypothesis draws.
+ends = [status for status in Status if status not in (Status.CURRENT, Status.UNFINISHED)]
 chunk_ends = st.lists(
-    st.lists(st.sampled_from(list(set(Status) - {Status.CURRENT, Status.UNFINISHED})), min_size=1, max_size=8)
+    st.lists(st.sampled_from(ends), min_size=1, max_size=8)
     | st.tuples(st.integers(1, 8), st.sampled_from(["nothing", "download", "extract"])),
     max_size=4,
 )
 
 
+@hypothesis.settings(deadline=None, max_examples=40)  # each writes its files and a ledger of its own
 @given(chunk_ends, st.integers(0, 20))
 def test_counts_sum_to_planned_whatever_happened(tmp_path_factory, chunks, current):
     folder = tmp_path_factory.mktemp("sum")
@@ -119,12 +126,13 @@ def test_statuses_are_fine_or_failures():
 def test_exactly_the_budget_passes_and_one_more_fails(planned, percent):
     """The reasons of the module itself, since hundreds of packs would say no more."""
     settings = Settings(failure_budget=percent / 100)
+    plan = Plan(Path("unused"), Request("nightly", "r", NOON), VERSION, planned, 0, NOON)
     allowed = int(Decimal(percent) * planned / 100)
     counts = Counter({Status.GONE: allowed, Status.INDEXED: planned - allowed})
-    assert summarise._reasons_to_fail(counts, planned, settings) == []
+    assert summarise._reasons_to_fail(counts, plan, settings) == []
     if allowed < planned:
         counts = Counter({Status.GONE: allowed + 1, Status.INDEXED: planned - allowed - 1})
-        assert summarise._reasons_to_fail(counts, planned, settings) != []
+        assert summarise._reasons_to_fail(counts, plan, settings) != []
 
 
 def test_the_budget_is_of_all_planned_items(tmp_path):
@@ -252,3 +260,88 @@ def test_summarising_again_gives_the_same_counts(tmp_path):
     assert {k: v for k, v in first.items() if k not in changing} == {
         k: v for k, v in again.items() if k not in changing
     }
+
+
+def held(folder):
+    """What the ledger holds."""
+    return {row.item_id: row for row in Ledger(None, settings_of(folder)).matching()}
+
+
+def test_the_ledger_holds_what_has_no_feature(tmp_path):
+    plan = make_plan(
+        tmp_path,
+        [[Status.INDEXED, Status.GONE, Status.WAITING_FOR_DOCUMENT], (1, "download"), [Status.TOO_LARGE]],
+    )
+    run(plan, settings_of(tmp_path, failure_budget=1), tmp_path)
+    rows = held(tmp_path)
+    assert {item_id: row.status for item_id, row in rows.items()} == {
+        "i1": "gone",
+        "i2": "waiting_for_document",
+        "i3": "unfinished",
+        "i4": "too_large",
+    }
+    assert (rows["i1"].img_url, rows["i1"].category_id, rows["i1"].reason) == ("u1", "00000010", "r1")
+    # Only a person can mend a picture that is too large.
+    assert {item_id for item_id, row in rows.items() if row.next_at is None} == {"i4"}
+
+
+def test_an_operator_s_second_go_at_a_failed_chunk_clears_its_items(tmp_path):
+    plan = make_plan(tmp_path, [(2, "extract")])
+    _, message = run(plan, settings_of(tmp_path), tmp_path)
+    assert "2 of 2 items are unfinished" in message
+    assert set(held(tmp_path)) == {"i0", "i1"}
+    make_plan(tmp_path / "done", [[Status.INDEXED, Status.GONE]])
+    done = tmp_path / "done" / "var" / "nightly" / "r" / "plan-1" / "chunk-0000" / "outcomes.parquet"
+    done.rename(plan.chunks[0].outcomes)
+
+    report, _ = run(plan, settings_of(tmp_path), tmp_path)
+    assert report["counts"] == {"indexed": 1, "gone": 1}
+    assert {item_id: row.status for item_id, row in held(tmp_path).items()} == {"i1": "gone"}
+
+
+def test_a_retry_has_no_budget_but_must_finish(tmp_path):
+    request = Request("retry", "r", retry=Retry(statuses=(Status.GONE,)))
+
+    def plan_of(folder, chunks):
+        plan = make_plan(folder, chunks, request=request)
+        with packs.writing(plan.settled, packs.ITEM_IDS):
+            pass
+        return plan
+
+    plan = plan_of(tmp_path / "gone", [[Status.GONE] * 3])
+    summarise.run(plan, settings_of(tmp_path), Ledger(None, settings_of(tmp_path)))
+    report = report_of(tmp_path, "retry")
+    assert (report["state"], report["counts"]) == ("success", {"gone": 3})
+    assert report["retry"] == {"category_ids": [], "statuses": ["gone"], "item_ids": []}
+    assert report["interval"] is None
+
+    plan = plan_of(tmp_path / "dead", [(3, "download")])
+    with pytest.raises(RunFailedError, match="3 of 3 items are unfinished"):
+        summarise.run(plan, settings_of(tmp_path), Ledger(None, settings_of(tmp_path)))
+
+
+def test_a_retry_clears_what_is_settled(tmp_path):
+    settings = settings_of(tmp_path)
+    run(make_plan(tmp_path, [[Status.GONE, Status.GONE, Status.CORRUPT]]), settings, tmp_path)
+    assert set(held(tmp_path)) == {"i0", "i1", "i2"}
+    plan = make_plan(tmp_path / "retry", [[Status.INDEXED]], request=Request("retry", "r", retry=Retry()))
+    with packs.writing(plan.settled, packs.ITEM_IDS) as pack:
+        pack.add({"item_id": "i2"})
+    summarise.run(plan, settings, Ledger(None, settings))
+    assert set(held(tmp_path)) == {"i1"}
+
+
+def test_a_preview_tells_the_ledger_nothing(tmp_path):
+    request = Request("nightly", "r", category_ids=("00000010",), dry_run=True)
+    run(make_plan(tmp_path, [], request=request, current=3), settings_of(tmp_path), tmp_path)
+    assert not (tmp_path / "var" / "ledger.db").exists()
+
+
+def test_the_report_is_there_even_when_the_ledger_does_not_answer(tmp_path):
+    nowhere = Connection(LEDGER, "postgres", host="127.0.0.1", port=1, login="us", password="s3cret")
+    settings = settings_of(tmp_path)
+    with pytest.raises(ServiceUnavailableError) as failed:
+        summarise.run(make_plan(tmp_path, [[Status.INDEXED]]), settings, Ledger(nowhere, settings))
+    assert "feature_ledger" in str(failed.value)
+    assert "s3cret" not in str(failed.value)
+    assert report_of(tmp_path)["counts"] == {"indexed": 1}

@@ -1,0 +1,57 @@
+"""
+# Housekeeping
+
+Removes what old runs left in the data dir, so that the disk does not fill up.
+
+1. **remove_expired** removes, in this order,
+   - the plans, pictures and features of a run, `FEATURES_KEEP_DAYS` after they were last written to;
+   - the oldest of them, while all together take more than `FEATURES_KEEP_BYTES`;
+   - reports, after `FEATURES_KEEP_REPORTS_DAYS`;
+   - files that were never finished, or moved aside as damaged, after a day.
+
+**What stays.** All of a run that is queued or running. What else lies in the data dir is not touched, nor is
+the index: what a run has written there stays.
+
+**Clearing a task of an old run.** Once its plan is gone, its tasks fail and say so. Then clear `plan` with
+everything downstream: it plans anew what is not current.
+
+**When it fails.** The log ends with what could not be removed. The rest was; the next hour tries again.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from airflow.sdk import DAG, get_current_context, task
+
+from dags.feature_stages import DEFAULT_ARGS, TAGS
+from tasks.settings import Settings
+
+
+@task(queue="io", pool="elasticsearch", execution_timeout=timedelta(hours=1))
+def remove_expired() -> dict[str, int]:
+    """Remove what has expired and belongs to no run that is queued or running."""
+    from tasks import housekeeping
+
+    ti = get_current_context()["ti"]
+
+    def is_active(dag: str, run: str) -> bool:
+        # A count, because it is 0 of a run that Airflow does not know, such as one without Airflow.
+        return ti.get_dr_count(dag_id=dag, run_ids=[run], states=["queued", "running"]) > 0
+
+    return housekeeping.run(Settings.load(), is_active)
+
+
+with DAG(
+    dag_id="housekeeping",
+    description="Removes what old runs left on disk",
+    doc_md=__doc__,
+    # Away from the full hour and from half past, when the other DAGs begin.
+    schedule="45 * * * *",
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    tags=TAGS,
+):
+    remove_expired()

@@ -1,0 +1,86 @@
+"""
+# Retry of failed images
+
+Tries again what has no feature yet: the items in the ledger of failures.
+
+1. **plan** reads from the ledger which items are due, takes them from the catalogue as they are now, leaves
+   out what is current by now, and splits the rest into chunks.
+2. **features**, for each chunk: **download**, **extract**, **index**.
+3. **summarise** counts what became of every item, writes `report.json` and the ledger.
+
+**When an item is due.** An hour after it failed for the first time, then after 2, 4, 8 and so on, at most 24
+hours; after ten runs it is given up and stays listed. What only a person can mend (a blocked address, a
+picture that is too large) does not come back by itself: docs/statuses.md tells each status. An item that
+succeeds, or leaves the catalogue, leaves the ledger; one whose URL changes begins anew.
+
+**By hand.** Trigger the DAG with categories, statuses or item ids to try what matches all of these at once,
+due or not, given up or not: as after a host was allowed or a limit raised. With nothing filled in it does
+what is due.
+
+**When it fails.** Items that fail once more do not fail a retry, however many they are; a task that fails
+does. Its log ends with what to do; the next hour tries again.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+from airflow.sdk import DAG, Context, Param
+
+from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages, filled_in
+from tasks.runs import Request, Retry
+from tasks.statuses import Status
+
+IN_LEDGER = [status.value for status in Status if status.failure or status.retried]
+
+
+def _request(context: Context) -> Request:
+    params = context["params"]
+    return Request(
+        dag=context["dag_run"].dag_id,
+        run=context["dag_run"].run_id,
+        retry=Retry(
+            category_ids=filled_in(params["category_ids"]),
+            statuses=tuple(map(Status, filled_in(params["statuses"]))),
+            item_ids=filled_in(params["item_ids"]),
+        ),
+    )
+
+
+with DAG(
+    dag_id="retry_failed_images",
+    description="Another try for the items that have no feature yet, hourly or chosen by hand",
+    doc_md=__doc__,
+    # Half past, when the night that begins at midnight is planned.
+    schedule="30 * * * *",
+    start_date=datetime(2026, 1, 1, tzinfo=UTC),
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    tags=TAGS,
+    params={
+        "category_ids": Param(
+            [],
+            type="array",
+            title="Categories",
+            description="Only items of these categories: ids of 8 digits, one a line, such as 00000030.",
+            items={"type": "string", "pattern": "^([0-9]{8})?$"},
+        ),
+        "statuses": Param(
+            [],
+            type="array",
+            title="Statuses",
+            description="Only items that ended in one of these.",
+            items={"type": "string", "enum": IN_LEDGER},
+            examples=IN_LEDGER,
+        ),
+        "item_ids": Param(
+            [],
+            type="array",
+            title="Items",
+            description="Only these items: ids, one a line.",
+            items={"type": "string"},
+        ),
+    },
+):
+    feature_stages(_request)

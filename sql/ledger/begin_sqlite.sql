@@ -1,0 +1,2 @@
+-- The first statement of a recording: one at a time.
+begin immediate
