@@ -152,14 +152,16 @@ class Plan:
         """Read a saved plan.
 
         Raises:
-            ServiceUnavailableError: it is not in the data dir that this process sees.
+            ServiceUnavailableError: it is not in the data dir that this process sees, or damaged.
         """
+        path = folder / "plan.json"
         try:
-            value = files.read_json(folder / "plan.json")
-        except OSError as error:
+            value = files.read_json(path)
+        except (OSError, ValueError) as error:
             raise ServiceUnavailableError(
-                f"{error.filename} cannot be read: {error.strerror}. "
-                "Every worker needs the same FEATURES_DATA_DIR."
+                f"{path} cannot be read: {error}. Every worker needs the same FEATURES_DATA_DIR; if the plan has "
+                "expired (FEATURES_KEEP_DAYS) or is damaged, clear the run's `plan` task: it does again what "
+                "is not current."
             ) from None
         return cls(
             folder=folder,

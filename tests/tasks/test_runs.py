@@ -81,6 +81,13 @@ def test_a_plan_that_this_worker_does_not_see(tmp_path):
     assert "FEATURES_DATA_DIR" in str(failed.value)
 
 
+@pytest.mark.parametrize("content", [b"", b'{"request": ', b"\xff\xfe"])
+def test_a_damaged_plan_says_what_to_clear(tmp_path, content):
+    (tmp_path / "plan.json").write_bytes(content)
+    with pytest.raises(ServiceUnavailableError, match="clear the run's `plan` task"):
+        Plan.load(tmp_path)
+
+
 @pytest.mark.parametrize(
     "name", ["", ".", "..", "...", "a/b", "../a", "/etc", "a\\b", "a\0b", "a\nb", "ä", "a\n", "%2e%2e", "a?b"]
 )
