@@ -3,7 +3,10 @@ list may resolve to an address inside, so it is addresses that are judged, when 
 
 import ipaddress
 import socket
+import threading
 from collections.abc import Iterable
+from concurrent.futures import Future
+from typing import Any
 
 from tasks.statuses import Status
 
@@ -27,21 +30,21 @@ class AddressPolicy:
     def __init__(self, hosts: Iterable[str]) -> None:
         self._hosts = {host.lower() for host in hosts}
 
-    def addresses(self, host: str, port: int) -> list[str]:
-        """Resolve a host and return its addresses, every one of them allowed.
+    def addresses(self, host: str, port: int, timeout: float) -> list[str]:
+        """Resolve a host within `timeout` seconds and return its addresses, every one of them allowed.
 
         Raises:
             RefusedURLError: the host is not allowed, or any of its addresses is not.
+            TimeoutError: the name did not resolve in time.
             OSError: the name does not resolve.
         """
         name = host.strip("[]").rstrip(".").lower()
-        listed_with_port = f"{name}:{port}" in self._hosts or f"[{name}]:{port}" in self._hosts
+        listed_with_port = (f"[{name}]:{port}" if ":" in name else f"{name}:{port}") in self._hosts
         if not listed_with_port and name not in self._hosts and "*" not in self._hosts:
             raise RefusedURLError(
                 Status.BLOCKED_ADDRESS, f"the host {name}:{port} is not in FEATURES_IMAGE_HOSTS"
             )
-        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
-        addresses = [str(address[0]) for _, _, _, _, address in found]
+        addresses = _resolved(name, port, timeout)
         if not listed_with_port:
             for address in addresses:
                 if not is_public(address):
@@ -51,6 +54,24 @@ class AddressPolicy:
                         "allowed only where FEATURES_IMAGE_HOSTS lists it as host:port",
                     )
         return addresses
+
+
+def _resolved(name: str, port: int, timeout: float) -> list[str]:
+    found: Future[list[Any]] = Future()
+
+    def resolve() -> None:
+        try:
+            found.set_result(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
+        except Exception as error:
+            found.set_exception(error)
+
+    # The system's resolver knows no limit and cannot be stopped. The thread is left to it, and as a daemon
+    # keeps no process alive.
+    threading.Thread(target=resolve, name="resolver", daemon=True).start()
+    try:
+        return [str(address[0]) for _, _, _, _, address in found.result(timeout)]
+    except TimeoutError:
+        raise TimeoutError(f"the name {name} did not resolve in time") from None
 
 
 def is_public(text: str) -> bool:
@@ -72,11 +93,12 @@ def is_public(text: str) -> bool:
         address.is_global
         and not address.is_multicast
         and not address.is_reserved
-        and address not in _OF_THE_CLOUD
+        and not any(address in network for network in _ALSO_INSIDE)
     )
 
 
-_OF_THE_CLOUD = frozenset({ipaddress.ip_address("168.63.129.16"), ipaddress.ip_address("192.0.0.192")})
-"""Numbers outside the private ranges at which a cloud (Azure, Oracle) serves its machines alone."""
+_ALSO_INSIDE = (ipaddress.IPv4Network("168.63.129.16/32"), ipaddress.IPv4Network("192.0.0.0/24"))
+"""Outside the private ranges: where Azure serves its machines alone, and what is kept for protocols
+between a machine and its own network (Oracle's cloud uses a number of these)."""
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
 _GLOBAL_UNICAST = ipaddress.IPv6Network("2000::/3")

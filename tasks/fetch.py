@@ -3,6 +3,7 @@
 import http.client
 import io
 import socket
+import ssl
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ import urllib3
 from requests.adapters import HTTPAdapter
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import ConnectTimeoutError, HTTPError, NewConnectionError, ReadTimeoutError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util.connection import create_connection
 
 from tasks.addresses import AddressPolicy, RefusedURLError
@@ -28,6 +29,8 @@ MAX_URL_LENGTH = 8_191
 
 _MAX_REDIRECTS = 5
 _READ_BYTES = 65_536
+_LONGEST_ABSENCE = 365 * 86_400.0
+"""Seconds: what is taken of a Retry-After that names more."""
 
 _deadline: ContextVar[float] = ContextVar("deadline")
 """When the fetch of this thread has to be over, by time.monotonic()."""
@@ -41,6 +44,8 @@ class Fetched:
     status: Status | None = None
     reason: str = ""
     worth_retrying: bool = False
+    overloaded: bool = False
+    """The host did not answer to the end, or answered 429 or 503: it bears fewer requests at once."""
     retry_after: float | None = None
     """Seconds the server asked to be left alone for."""
 
@@ -143,7 +148,13 @@ def _refused(response: requests.Response) -> Fetched:
         seconds = _retry_after(response)
         if seconds is not None:
             reason += f" and asked to be left alone for {seconds:.0f} s"
-        return Fetched(status=status, reason=reason, worth_retrying=True, retry_after=seconds)
+        return Fetched(
+            status=status,
+            reason=reason,
+            worth_retrying=True,
+            overloaded=code in (429, 503),
+            retry_after=seconds,
+        )
     if code >= 400:
         return Fetched(status=Status.FORBIDDEN, reason=reason)
     return Fetched(status=Status.NOT_A_PICTURE, reason=reason)
@@ -152,12 +163,13 @@ def _refused(response: requests.Response) -> Fetched:
 def _retry_after(response: requests.Response) -> float | None:
     """Seconds, from either of the header's two forms: a number or a date."""
     value = response.headers.get("retry-after", "").strip()
-    if value.isdecimal():
-        return float(value)
     try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time.time())
+        seconds = (
+            float(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - time.time()
+        )
     except (ValueError, TypeError, IndexError, OverflowError):  # it is the server's text
         return None
+    return min(max(0.0, seconds), _LONGEST_ABSENCE)
 
 
 def _time_left(at_most: float) -> float:
@@ -173,11 +185,6 @@ def _time_left(at_most: float) -> float:
 
 
 def _network_failure(error: Exception, settings: Settings) -> Fetched:
-    timeouts = (requests.exceptions.Timeout, ReadTimeoutError, ConnectTimeoutError, TimeoutError)
-    if isinstance(error, timeouts):
-        over = time.monotonic() >= _deadline.get()
-        reason = f"not whole after {settings.transfer_timeout:g} s" if over else "no answer in time"
-        return Fetched(status=Status.TIMED_OUT, reason=reason, worth_retrying=True)
     # requests and urllib3 wrap the cause; the innermost says most, and names no credentials.
     cause: BaseException = error
     while (
@@ -186,9 +193,18 @@ def _network_failure(error: Exception, settings: Settings) -> Fetched:
         and isinstance(inner := getattr(cause, "reason", None) or cause.args[-1], BaseException)
     ):
         cause = inner
-    return Fetched(
-        status=Status.UNREACHABLE, reason=f"{type(cause).__name__}: {cause}"[:300], worth_retrying=True
-    )
+    status = Status.UNREACHABLE
+    if isinstance(cause, TimeoutError | ReadTimeoutError):
+        status = Status.TIMED_OUT
+        if time.monotonic() >= _deadline.get():
+            reason = f"not whole after {settings.transfer_timeout:g} s"
+        else:
+            reason = "no answer in time" if isinstance(cause, ReadTimeoutError) else str(cause)
+    elif isinstance(cause, ssl.SSLCertVerificationError):
+        reason = f"the server's certificate is refused: {cause.verify_message}"
+    else:
+        reason = f"{type(cause).__name__}: {cause}"
+    return Fetched(status=status, reason=reason[:300], worth_retrying=True, overloaded=True)
 
 
 class _TimedReader(io.RawIOBase):
@@ -227,20 +243,23 @@ class _CheckedConnection:
 
     def _new_conn(self: Any) -> socket.socket:
         try:
-            addresses = self.policy.addresses(self.host, self.port)
-        except OSError as error:
-            raise NewConnectionError(self, f"the name {self.host} does not resolve: {error}") from error
-        last: OSError | None = None
+            addresses = self.policy.addresses(self.host, self.port, _time_left(self.timeout))
+        except socket.gaierror as error:
+            raise ConnectionError(f"the name {self.host} does not resolve: {error.strerror}") from error
+        refusal: OSError | None = None
         for address in addresses:
             try:
-                return create_connection(
-                    (address, self.port), self.timeout, socket_options=self.socket_options
+                connection = create_connection(
+                    (address, self.port), _time_left(self.timeout), socket_options=self.socket_options
                 )
             except TimeoutError as error:
-                raise ConnectTimeoutError(self, f"{self.host} did not accept a connection in time") from error
+                raise TimeoutError(f"{self.host} did not accept a connection in time") from error
             except OSError as error:
-                last = error
-        raise NewConnectionError(self, f"{self.host}:{self.port}: {last}")
+                refusal = error
+            else:
+                connection.settimeout(_time_left(self.timeout))  # of the TLS handshake
+                return connection
+        raise ConnectionError(f"{self.host}:{self.port}: {refusal}")
 
 
 class _CheckedAdapter(HTTPAdapter):

@@ -1,5 +1,9 @@
 import ipaddress
 import socket
+import subprocess
+import sys
+import threading
+import time
 
 import pytest
 from hypothesis import given
@@ -21,6 +25,8 @@ INSIDE = [
     "169.254.169.254",  # where clouds keep their credentials
     "100.100.100.200",
     "168.63.129.16",
+    "192.0.0.8",
+    "192.0.0.9",
     "192.0.0.192",
     "198.18.0.1",
     "224.0.0.1",
@@ -54,6 +60,8 @@ OUTSIDE = [
     "8.8.8.8",
     "172.32.0.1",
     "100.128.0.1",
+    "192.0.1.1",
+    "168.63.129.17",
     "2606:4700::1111",
     "::ffff:8.8.8.8",
     "64:ff9b::8.8.8.8",
@@ -101,7 +109,7 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
 
 def refusal(policy: AddressPolicy, host: str, port: int = 80) -> RefusedURLError:
     with pytest.raises(RefusedURLError) as refused:
-        policy.addresses(host, port)
+        policy.addresses(host, port, timeout=5)
     assert refused.value.status == Status.BLOCKED_ADDRESS
     return refused.value
 
@@ -110,8 +118,8 @@ def test_only_listed_hosts_are_resolved(names: dict[str, list[str]]) -> None:
     names |= {"cdn.example.com": ["203.0.114.1"], "evil.example": ["203.0.114.2"]}
     policy = AddressPolicy(["cdn.example.com"])
 
-    assert policy.addresses("cdn.example.com", 80) == ["203.0.114.1"]
-    assert policy.addresses("cdn.example.com", 8443) == ["203.0.114.1"]
+    assert policy.addresses("cdn.example.com", 80, timeout=5) == ["203.0.114.1"]
+    assert policy.addresses("cdn.example.com", 8443, timeout=5) == ["203.0.114.1"]
     assert "evil.example:80 is not in FEATURES_IMAGE_HOSTS" in refusal(policy, "evil.example").reason
     for near in ("example.com", "www.cdn.example.com", "cdn.example.com.evil.example", "xcdn.example.com"):
         names[near] = ["203.0.114.2"]
@@ -122,7 +130,7 @@ def test_only_listed_hosts_are_resolved(names: dict[str, list[str]]) -> None:
 @pytest.mark.parametrize("host", ["CDN.Example.COM", "cdn.example.com.", "CDN.example.com."])
 def test_spellings_of_a_listed_host_are_that_host(names: dict[str, list[str]], host: str) -> None:
     names["cdn.example.com"] = ["203.0.114.1"]
-    assert AddressPolicy(["Cdn.Example.com"]).addresses(host, 80) == ["203.0.114.1"]
+    assert AddressPolicy(["Cdn.Example.com"]).addresses(host, 80, timeout=5) == ["203.0.114.1"]
 
 
 def test_a_listed_host_still_may_not_lead_inside(names: dict[str, list[str]]) -> None:
@@ -169,11 +177,11 @@ def test_an_inner_host_is_allowed_at_its_listed_port_alone(names: dict[str, list
     names["images.internal"] = ["10.0.0.7"]
     policy = AddressPolicy(["images.internal:8080", "127.0.0.1:9000", "[::1]:9001"])
 
-    assert policy.addresses("images.internal", 8080) == ["10.0.0.7"]
-    assert policy.addresses("IMAGES.internal.", 8080) == ["10.0.0.7"]
-    assert policy.addresses("127.0.0.1", 9000) == ["127.0.0.1"]
-    assert policy.addresses("[::1]", 9001) == ["::1"]
-    assert policy.addresses("::1", 9001) == ["::1"]
+    assert policy.addresses("images.internal", 8080, timeout=5) == ["10.0.0.7"]
+    assert policy.addresses("IMAGES.internal.", 8080, timeout=5) == ["10.0.0.7"]
+    assert policy.addresses("127.0.0.1", 9000, timeout=5) == ["127.0.0.1"]
+    assert policy.addresses("[::1]", 9001, timeout=5) == ["::1"]
+    assert policy.addresses("::1", 9001, timeout=5) == ["::1"]
     for host, port in [("images.internal", 80), ("127.0.0.1", 9001), ("[::1]", 9000), ("10.0.0.7", 8080)]:
         refusal(policy, host, port)
 
@@ -182,11 +190,46 @@ def test_a_port_listed_beside_the_star_opens_that_host_alone(names: dict[str, li
     names |= {"other.internal": ["10.0.0.8"], "cdn.example.com": ["203.0.114.1"]}
     policy = AddressPolicy(["*", "images.internal:8080"])
 
-    assert policy.addresses("cdn.example.com", 8080) == ["203.0.114.1"]
+    assert policy.addresses("cdn.example.com", 8080, timeout=5) == ["203.0.114.1"]
     refusal(policy, "other.internal", 8080)
 
 
 @pytest.mark.usefixtures("names")
 def test_a_name_that_does_not_resolve_is_an_oserror() -> None:
     with pytest.raises(OSError, match="not known"):
-        AddressPolicy(["*"]).addresses("no-such-host.invalid", 80)
+        AddressPolicy(["*"]).addresses("no-such-host.invalid", 80, timeout=5)
+
+
+def test_an_ipv6_address_is_listed_in_brackets() -> None:
+    """Without them it would be anybody's guess where the address ends and the port begins."""
+    policy = AddressPolicy(["::1:9001", "*"])
+    for host, port in [("::1", 9001), ("::1:9001", 80)]:
+        refusal(policy, host, port)
+
+
+def test_a_resolver_that_hangs_is_waited_for_no_longer_than_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    released = threading.Event()
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: released.wait(30))
+    started = time.monotonic()
+    try:
+        with pytest.raises(TimeoutError, match=r"the name slow\.example did not resolve in time"):
+            AddressPolicy(["*"]).addresses("slow.example", 80, timeout=0.2)
+        assert 0.2 <= time.monotonic() - started < 5
+    finally:
+        released.set()
+
+
+def test_a_resolver_that_hangs_keeps_no_process_alive() -> None:
+    program = """
+import socket, time
+socket.getaddrinfo = lambda *_, **__: time.sleep(600)
+from tasks.addresses import AddressPolicy
+try:
+    AddressPolicy(["*"]).addresses("slow.example", 80, timeout=0.1)
+except TimeoutError:
+    print("in time")
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert ended.stdout == "in time\n"
