@@ -160,9 +160,9 @@ class Plan:
             value = files.read_json(path)
         except (OSError, ValueError) as error:
             raise ServiceUnavailableError(
-                f"{path} cannot be read: {error}. Every worker needs the same FEATURES_DATA_DIR; if the plan has "
-                "expired (FEATURES_KEEP_DAYS) or is damaged, clear the run's `plan` task: it does again what "
-                "is not current."
+                f"{path} cannot be read: {error}. Every worker needs the same FEATURES_DATA_DIR; if the plan "
+                "has expired (FEATURES_KEEP_DAYS) or is damaged, clear the run's `plan` task: it does again "
+                "what is not current."
             ) from None
         return cls(
             folder=folder,

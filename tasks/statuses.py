@@ -87,13 +87,13 @@ class Status(StrEnum):
     )
     UNREACHABLE = (
         "unreachable",
-        "No connection, a connection cut short or a server error (5xx) at every attempt, or a host left alone.",
+        "No connection, a connection cut short or a server error (5xx), always, or a host left alone for it.",
         *(True, True),
         "Look whether the host is up and can be reached from the workers.",
     )
     TIMED_OUT = (
         "timed_out",
-        "The transfer did not end within its time limit, or the host was left alone for that.",
+        "The transfer did not end within its time limit, or a host left alone for it.",
         *(True, True),
         "If the host is just slow, raise FEATURES_READ_TIMEOUT or FEATURES_TRANSFER_TIMEOUT.",
     )
