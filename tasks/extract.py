@@ -1,7 +1,8 @@
 """Stage 3: compute the feature of each distinct picture of a chunk, and leave a pack of features.
 
-Reading and decoding run ahead in threads, and so does loading the model. Only computing holds the
-device's lock, so that a second task on the same device is ready the moment the first one is done.
+Pictures are decoded in processes of their own, which start while the model is loaded; one batch is
+filled with them while the model computes another. Only computing holds the device's lock, so that a
+second task on the same device is ready the moment the first one is done.
 """
 
 import fcntl
@@ -9,7 +10,6 @@ import itertools
 import os
 import tempfile
 import time
-from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -17,18 +17,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from tasks import packs
+from tasks.decoders import Decoded, Decoders, Tensor, cores
 from tasks.errors import ConfigurationError
 from tasks.model import Model, load
-from tasks.picture import BadPictureError, decode, to_tensor
+from tasks.picture import SIDE, BadPictureError
 from tasks.progress import Progress, silent
 from tasks.runs import Chunk
 from tasks.settings import Settings
 from tasks.statuses import Status
 
-Decoded = tuple[str, NDArray[np.float32] | BadPictureError]
+Row = dict[str, Any]
 
 
 def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[str, Any]:
@@ -37,68 +37,120 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
     A picture whose feature another chunk of the plan has computed is taken from there.
 
     Returns:
-        The stage's statistics: pictures, computed, seconds of work, seconds waited for the device,
-        precision, device.
+        The stage's statistics: pictures, computed, seconds of work, seconds waited for the device, and
+        where the model was needed precision, device, and of the seconds of work those in which the model
+        was computing and those in which it was waiting for pictures.
 
     Raises:
         ConfigurationError: the model is not there or not the planned one.
         ServiceUnavailableError: the data dir cannot be read or written.
     """
-    if chunk.features.exists():
-        return packs.statistics(chunk.features)
+    if (done := packs.finished(chunk.features)) is not None:
+        return done
     started = time.monotonic()
-    waited = 0.0
     hashes = {row["sha256"] for row in packs.rows(chunk.pictures, ["sha256"]) if row["sha256"]}
     with packs.writing(chunk.features, packs.FEATURES) as pack:
+        pack.statistics |= {"pictures": len(hashes), "computed": 0, "waited": 0.0}
         known = _computed_elsewhere(chunk, hashes)
-        pack.statistics |= {"pictures": len(hashes), "computed": 0}
         if hashes - known:
-            model = load(settings)
-            if model.version != chunk.plan.feature_version:
-                raise ConfigurationError(
-                    f"The run was planned for {chunk.plan.feature_version}, but the model here is "
-                    f"{model.version}. Put the planned model back, or clear the run's `plan` task."
-                )
-            work = _decoded(chunk.pictures, hashes - known, settings)
-            # The first picture is given once many are on their way: those wait with us for the device.
-            work = itertools.chain([next(work)], work)
-            asked = time.monotonic()
-            with _sole_use_of(model.device):
-                waited = time.monotonic() - asked
-                # While this task waited for the device, another chunk may have met the same picture.
-                known |= _computed_elsewhere(chunk, hashes - known)
-                features = _features(work, known, model, settings.batch_size)
-                for row in progress(features, "extract", len(hashes - known)):
-                    pack.add(row)
-                    pack.statistics["computed"] += 1
-            pack.statistics |= {"precision": model.precision, "device": model.device}
+            known |= _compute(chunk, hashes - known, pack, settings, progress)
         for row in _taken_from_elsewhere(chunk, known):
             pack.add(row)
-        pack.statistics |= {"seconds": time.monotonic() - started - waited, "waited": waited}
+        pack.statistics["seconds"] = time.monotonic() - started - pack.statistics["waited"]
     return packs.statistics(chunk.features)
 
 
-def _features(
-    work: Iterator[Decoded], known: set[str], model: Model, batch_size: int
-) -> Iterator[dict[str, Any]]:
-    batch: list[tuple[str, NDArray[np.float32]]] = []
+def _compute(
+    chunk: Chunk, hashes: set[str], pack: packs.Writer, settings: Settings, progress: Progress
+) -> set[str]:
+    """Add a row for each of these pictures but those that another chunk had by then, and return those."""
+    with Decoders(settings, min(cores(), len(hashes))) as decoders:
+        model = load(settings)
+        if model.version != chunk.plan.feature_version:
+            raise ConfigurationError(
+                f"The run was planned for {chunk.plan.feature_version}, but the model here is "
+                f"{model.version}. Put the planned model back, or clear the run's `plan` task."
+            )
+        work = decoders.decode(_pictures(chunk.pictures, hashes))
+        # One is there once every decoder is at work: they go on while we wait for the device.
+        work = itertools.chain([next(work)], work)
+        asked = time.monotonic()
+        with _sole_use_of(model.device):
+            pack.statistics["waited"] = time.monotonic() - asked
+            known = _computed_elsewhere(chunk, hashes)
+            device = _Device(model)
+            work = (decoded for decoded in work if decoded[0] not in known)
+            rows = _features(work, device, settings.batch_size)
+            for row in progress(rows, "extract", len(hashes - known)):
+                pack.add(row)
+                pack.statistics["computed"] += 1
+    pack.statistics |= {
+        "precision": model.precision,
+        "device": model.device,
+        "computing": device.computing,
+        "waiting for pictures": device.waiting,
+    }
+    return known
+
+
+class _Device:
+    """The model, and what its time went by with from now on."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
+        self._idle_since = time.monotonic()
+        self.computing = 0.0
+        """Seconds."""
+        self.waiting = 0.0
+        """Seconds without a batch to compute."""
+
+    def compute(self, batch: Tensor) -> Tensor:
+        """As the model does."""
+        started = time.monotonic()
+        self.waiting += started - self._idle_since
+        features = self._model.compute(batch)
+        self._idle_since = time.monotonic()
+        self.computing += self._idle_since - started
+        return features
+
+
+def _features(work: Iterator[Decoded], device: _Device, batch_size: int) -> Iterator[Row]:
+    """Each picture's row. While one batch is computed, in a thread, the next one is filled."""
+    with ThreadPoolExecutor(1, thread_name_prefix="model") as thread:
+        ahead: tuple[list[str], Future[Tensor]] | None = None
+        for hashes, tensors, refused in _batches(work, batch_size):
+            last, ahead = ahead, (hashes, thread.submit(device.compute, tensors)) if hashes else None
+            yield from refused
+            if last:
+                yield from _computed(*last)
+        if ahead:
+            yield from _computed(*ahead)
+
+
+def _batches(work: Iterator[Decoded], size: int) -> Iterator[tuple[list[str], Tensor, list[Row]]]:
+    """Hashes and tensors of at most `size` pictures, and the rows of those met that are none.
+
+    Tensors are only good until the next batch but one is asked for.
+    """
+    # This one and the last one by turns.
+    tensors = np.empty((2, size, SIDE, SIDE, 3), np.float32)
+    hashes: list[str] = []
+    refused: list[Row] = []
     for sha256, decoded in work:
-        if sha256 in known:
-            continue
         if isinstance(decoded, BadPictureError):
-            yield {"sha256": sha256, "status": decoded.status, "reason": decoded.reason}
+            refused.append({"sha256": sha256, "status": decoded.status, "reason": decoded.reason})
             continue
-        batch.append((sha256, decoded))
-        if len(batch) == batch_size:
-            yield from _computed(batch, model)
-            batch = []
-    if batch:
-        yield from _computed(batch, model)
+        tensors[0, len(hashes)] = decoded
+        hashes.append(sha256)
+        if len(hashes) == size:
+            yield hashes, tensors[0], refused
+            tensors, hashes, refused = tensors[::-1], [], []
+    if hashes or refused:
+        yield hashes, tensors[0, : len(hashes)], refused
 
 
-def _computed(batch: list[tuple[str, NDArray[np.float32]]], model: Model) -> Iterator[dict[str, Any]]:
-    features = model.compute(np.stack([tensor for _, tensor in batch]))
-    for (sha256, _), feature in zip(batch, features, strict=True):
+def _computed(hashes: list[str], features: Future[Tensor]) -> Iterator[Row]:
+    for sha256, feature in zip(hashes, features.result(), strict=True):
         if not np.isfinite(feature).all():
             yield {"sha256": sha256, "status": Status.VECTOR_REFUSED, "reason": "the feature is not finite"}
         elif not feature.any():
@@ -107,29 +159,13 @@ def _computed(batch: list[tuple[str, NDArray[np.float32]]], model: Model) -> Ite
             yield {"sha256": sha256, "feature": feature}
 
 
-def _decoded(pictures: Path, hashes: set[str], settings: Settings) -> Iterator[Decoded]:
-    """Decode each distinct picture once, a bounded number of them ahead of who takes them."""
+def _pictures(path: Path, hashes: set[str]) -> Iterator[tuple[str, bytes]]:
+    """Each of these pictures once, by its hash."""
     left = set(hashes)
-    ahead: deque[tuple[str, Future[NDArray[np.float32] | BadPictureError]]] = deque()
-    with ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="decode") as pool:
-        for row in packs.rows(pictures, ["sha256", "content"], at_once=settings.batch_size):
-            if row["sha256"] not in left:
-                continue
+    for row in packs.rows(path, ["sha256", "content"], at_once=32):
+        if row["sha256"] in left:
             left.remove(row["sha256"])
-            ahead.append((row["sha256"], pool.submit(_tensor, row["content"], settings.max_image_pixels)))
-            if len(ahead) > 2 * settings.batch_size:
-                sha256, future = ahead.popleft()
-                yield sha256, future.result()
-        while ahead:
-            sha256, future = ahead.popleft()
-            yield sha256, future.result()
-
-
-def _tensor(content: bytes, max_pixels: int) -> NDArray[np.float32] | BadPictureError:
-    try:
-        return to_tensor(decode(content, max_pixels))
-    except BadPictureError as error:
-        return error
+            yield row["sha256"], row["content"]
 
 
 def _other_packs(chunk: Chunk) -> list[Path]:

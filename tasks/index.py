@@ -12,6 +12,7 @@ import numpy.typing as npt
 from tasks import packs
 from tasks.catalogue import Catalogue
 from tasks.connections import Services
+from tasks.errors import ServiceUnavailableError
 from tasks.progress import Progress, silent
 from tasks.runs import Chunk, Plan
 from tasks.search import AT, FEATURE, IMAGE, URL, VERSION, Document, SearchIndex
@@ -55,8 +56,8 @@ def run(chunk: Chunk, settings: Settings, services: Services, progress: Progress
             written stays, and doing it again writes only the rest.
         ConfigurationError: Elasticsearch refuses us.
     """
-    if chunk.outcomes.exists():
-        return packs.statistics(chunk.outcomes)
+    if (done := packs.finished(chunk.outcomes)) is not None:
+        return done
     started = time.monotonic()
     items = packs.slice_of(chunk.plan.items, chunk.start, chunk.stop)
     outcomes: dict[str, Outcome] = {}
@@ -113,7 +114,12 @@ class _Writer:
         self._create = settings.create_documents
         self._index = SearchIndex(services.search, settings.index)
         # An alias may have moved since the plan, to an index that would map a vector as it likes.
-        self._index.check()
+        if not self._index.check():
+            raise ServiceUnavailableError(
+                f"The index {settings.index} was there for the plan and is not there now. Bring it back, or "
+                "clear the run's `plan` task, which makes a new one."
+            )
+        self._target = self._index.prepare()
         self._catalogue = Catalogue(services.catalog)
 
     def write(self, page: Sequence[Ready]) -> dict[str, Outcome]:
@@ -121,7 +127,7 @@ class _Writer:
         outcomes: dict[str, Outcome] = {}
         left = list(page)
         for _ in range(_ROUNDS):
-            documents = self._index.documents([item.item_id for item in left])
+            documents = self._documents([item.item_id for item in left])
             outcomes.update(self._left_alone(left, documents))
             to_write = {item.item_id: item for item in left if item.item_id not in outcomes}
             actions = (self._action(item, documents.get(item.item_id)) for item in to_write.values())
@@ -147,7 +153,7 @@ class _Writer:
         absent = set(written) - self._index.holding(written, self._plan.feature_version)
         if not absent:
             return {}
-        there = self._index.documents(sorted(absent))
+        there = self._documents(sorted(absent))
         return {
             item_id: (Status.REJECTED, "the index accepted the feature and does not hold it")
             if item_id in there and there[item_id].version == self._plan.feature_version
@@ -156,6 +162,15 @@ class _Writer:
             else (Status.WAITING_FOR_DOCUMENT, "the document was deleted after it was written")
             for item_id in absent
         }
+
+    def _documents(self, item_ids: Sequence[str]) -> dict[str, Document]:
+        documents = self._index.documents(item_ids)
+        if any(document.index != self._target for document in documents.values()):
+            raise ServiceUnavailableError(
+                f"{self._index.name} stands for another index since this chunk began. Doing the chunk again "
+                "writes there."
+            )
+        return documents
 
     def _left_alone(self, page: Sequence[Ready], documents: Mapping[str, Document]) -> dict[str, Outcome]:
         """The items whose document must not be written, and why."""
@@ -218,9 +233,15 @@ class _Writer:
         if self._create:
             fields = dict(item.row) | fields
         if document is None:
-            return {"_op_type": "create", "_id": item.item_id, "_source": fields}
+            return {
+                "_op_type": "create",
+                "_index": self._target,
+                "_id": item.item_id,
+                "_source": fields,
+            }
         return {
             "_op_type": "update",
+            "_index": self._target,
             "_id": item.item_id,
             "if_seq_no": document.seq_no,
             "if_primary_term": document.primary_term,

@@ -1,9 +1,10 @@
 """The one module that talks to Elasticsearch: the index's mapping, what it holds, and writing to it."""
 
+import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from tasks.connections import Connection
@@ -47,8 +48,14 @@ _BULK_RETRIES = 5
 _BULK_BYTES = 20_000_000
 _PATIENCE = (429, 503)
 """Answers with which Elasticsearch asks for another try later."""
+_TRANSIENT = (*_PATIENCE, 500, 502, 504)
+"""Answers after which another try may succeed: also what a node says of a document while it closes."""
 _REFUSED = (401, 403)
 """Answers to a document that hold for the index: no privilege, or blocked for writing."""
+_ADVICE = {413: " It was too large: lower FEATURES_BULK_SIZE."}
+"""What to do about a request refused with this status, where that is known."""
+_LONGEST_REASON = 300
+"""Characters; what stands before a server may answer with a whole page."""
 _LASTING = ("illegal_argument_exception", "index_closed_exception")
 """Why a document cannot be read, where waiting does not help."""
 
@@ -57,6 +64,8 @@ _LASTING = ("illegal_argument_exception", "index_closed_exception")
 class Document:
     """What a write has to know of a document as it is now."""
 
+    index: str
+    """The index that holds it, where our name for it is an alias."""
     img_url: str | None
     version: str | None
     feature_url: str | None
@@ -91,8 +100,12 @@ class SearchIndex:
             self._compatible_mapping()
             return True
 
-    def prepare(self) -> None:
-        """Create the index, or add the fields it lacks. `check` comes first."""
+    def prepare(self) -> str:
+        """Create the index, or add the fields it lacks. `check` comes first.
+
+        Returns:
+            The name of the one index that ours stands for; an alias may move to another one.
+        """
         from elasticsearch import BadRequestError
 
         with self._explained():
@@ -101,14 +114,15 @@ class SearchIndex:
                     self._client.indices.create(
                         index=self.name, mappings={"properties": DOCUMENT_FIELDS | FIELDS}
                     )
-                    return
                 except BadRequestError as error:
                     if error.error != "resource_already_exists_exception":  # the core server was faster
                         raise
-            held = self._compatible_mapping().get("properties", {})
+            concrete, mapping = self._compatible_mapping()
+            held = mapping.get("properties", {})
             # A field that is there stays as the shop has tuned it.
             if lacking := {field: wanted for field, wanted in FIELDS.items() if field not in held}:
-                self._client.indices.put_mapping(index=self.name, properties=lacking)
+                self._client.indices.put_mapping(index=concrete, properties=lacking)
+            return concrete
 
     def versions(self) -> dict[str, int]:
         """The feature versions in the index, with the number of documents of each."""
@@ -162,20 +176,21 @@ class SearchIndex:
                 )
             if found["found"]:
                 source = found.get("_source", {})
-                at = source.get(AT)
                 result[found["_id"]] = Document(
+                    index=found["_index"],
                     img_url=source.get("img_url"),
                     version=source.get(VERSION),
                     feature_url=source.get(URL),
                     image=source.get(IMAGE),
-                    at=datetime.fromisoformat(at) if at else None,
+                    at=_time(source.get(AT)),
                     seq_no=found["_seq_no"],
                     primary_term=found["_primary_term"],
                 )
         return result
 
     def write(self, actions: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, int, str]]:
-        """Send bulk actions; an item is tried again while Elasticsearch asks for patience.
+        """Send bulk actions, to the index each names, else to ours. An item is tried again while
+        Elasticsearch asks for patience, for a quarter of a minute.
 
         Yields:
             item id, HTTP status, and the reason where the status is not a success.
@@ -184,7 +199,8 @@ class SearchIndex:
 
         with self._explained():
             answers = helpers.streaming_bulk(
-                self._client,
+                # The helper pauses before it sends again; the client would send all these bytes at once.
+                self._client.options(retry_on_status=()),
                 ({"_index": self.name, **action} for action in actions),
                 chunk_size=5_000,  # the caller's pages are smaller; bytes are what bounds a request
                 max_chunk_bytes=_BULK_BYTES,
@@ -192,7 +208,7 @@ class SearchIndex:
                 max_retries=_BULK_RETRIES,
                 initial_backoff=0.5,
                 max_backoff=20,
-                retry_on_status=_PATIENCE,
+                retry_on_status=_TRANSIENT,
             )
             for _, answer in answers:
                 result = next(iter(answer.values()))
@@ -211,7 +227,11 @@ class SearchIndex:
     def holding(self, item_ids: Sequence[str], version: str) -> set[str]:
         """Of these items, the ones that searches find with a feature of `version`; refreshes first."""
         with self._explained():
-            self._client.indices.refresh(index=self.name)
+            failed = self._client.indices.refresh(index=self.name)["_shards"]["failed"]
+            if failed:
+                raise ServiceUnavailableError(
+                    f"Elasticsearch at {self._url} cannot refresh {failed} shards of {self.name}. Try later."
+                )
             found: set[str] = set()
             for start in range(0, len(item_ids), 10_000):
                 answer = self._search(
@@ -227,8 +247,8 @@ class SearchIndex:
         # What one shard alone answers is no answer: the rest would count as absent.
         return self._client.search(index=self.name, allow_partial_search_results=False, **request)
 
-    def _compatible_mapping(self) -> Mapping[str, Any]:
-        """The mapping of the one index behind our name, once it is seen to take the feature."""
+    def _compatible_mapping(self) -> tuple[str, Mapping[str, Any]]:
+        """The one index behind our name and its mapping, once that is seen to take the feature."""
         found = self._client.indices.get(index=self.name)
         (concrete, described), *others = found.items()
         if others or self.name not in (concrete, *described["aliases"]):
@@ -238,8 +258,7 @@ class SearchIndex:
             )
         mode = described["settings"]["index"].get("mapping", {}).get("source", {}).get("mode")
         _check_mapping(concrete, described["mappings"], keeps_source=mode != "disabled")
-        mapping: Mapping[str, Any] = described["mappings"]
-        return mapping
+        return concrete, described["mappings"]
 
     def _check_server(self) -> None:
         from elasticsearch import AuthorizationException
@@ -279,11 +298,12 @@ class SearchIndex:
                 ) from None
             raise ConfigurationError(
                 f"Elasticsearch at {self._url} refuses a request on the index {self.name} "
-                f"({error.status_code}: {_reason(error)})."
+                f"({error.status_code}: {_reason(error)}).{_ADVICE.get(error.status_code, '')}"
             ) from None
         except TransportError as error:
             raise ServiceUnavailableError(
-                f"Elasticsearch at {self._url} does not answer: {error.message}. "
+                # Of an answer that cannot be read, the client quotes all.
+                f"Elasticsearch at {self._url} does not answer: {str(error.message)[:_LONGEST_REASON]}. "
                 "Check that it runs and that the connection shop_search (or ELASTICSEARCH_URL) is right."
             ) from None
 
@@ -304,12 +324,36 @@ def client(connection: Connection) -> "Elasticsearch":
     url, options = _client_options(connection)
     return Elasticsearch(
         url,
+        node_class=_node_class(),
         request_timeout=60,
         max_retries=3,
         retry_on_timeout=True,
         retry_on_status=(429, 502, 503, 504),
         **options,
     )
+
+
+@functools.cache
+def _node_class() -> type:
+    import elastic_transport
+
+    class ElasticsearchNode(elastic_transport.Urllib3HttpNode):
+        """Takes no answer of a load balancer's for one of Elasticsearch, which signs all of its own.
+
+        The client itself looks at the first answer alone, and a page for maintenance comes later.
+        """
+
+        def perform_request(self, *args: Any, **kwargs: Any) -> Any:
+            answer = super().perform_request(*args, **kwargs)
+            meta = answer.meta
+            signed = meta.headers.get("x-elastic-product") == "Elasticsearch"
+            if not signed and (meta.status < 300 or meta.status == 404):
+                raise elastic_transport.ConnectionError(
+                    f"{meta.status} with {meta.mimetype} came, and not from Elasticsearch"
+                )
+            return answer
+
+    return ElasticsearchNode
 
 
 def _client_options(connection: Connection) -> tuple[str, dict[str, Any]]:
@@ -346,6 +390,15 @@ def _with_feature(item_ids: Sequence[str], version: str) -> dict[str, Any]:
             ]
         }
     }
+
+
+def _time(value: object) -> datetime | None:
+    """The time of a feature; None where there is none, or it was not written by us."""
+    try:
+        time = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _major_and_minor(version: str) -> tuple[int, ...]:
@@ -391,5 +444,5 @@ def _reason(error: Any) -> str:
     body = error.body if isinstance(error.body, dict) else {}
     cause = body.get("error")
     if isinstance(cause, dict):
-        return str(cause.get("reason") or cause.get("type"))
-    return str(cause or error.message)
+        cause = cause.get("reason") or cause.get("type")
+    return str(cause or error.message)[:_LONGEST_REASON]

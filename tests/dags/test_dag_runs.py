@@ -21,6 +21,7 @@ from tasks.settings import REPOSITORY
 NIGHTLY = "nightly_feature_index"
 BACKFILL = "category_backfill"
 RETRY = "retry_failed_images"
+HOUSEKEEPING = "housekeeping"
 ITEMS = 140
 HATS = "00000020"
 """A category without any of the flawed items."""
@@ -306,13 +307,14 @@ def test_same_night_again_downloads_and_writes_nothing_and_a_new_url_only_itself
 def test_failed_items_are_in_the_ledger_and_tried_again_by_hand(stack):
     from tasks.ledger import Ledger
     from tasks.settings import Settings
+    from tasks.statuses import Status
 
     ledger = Ledger(None, Settings(data_dir=stack.data))
     assert {_name(stack, row.item_id): row.status for row in ledger.matching()} == {
         "picture missing": "gone",
         "picture corrupt": "corrupt",
     }
-    (gone,) = ledger.matching(statuses=["gone"])
+    (gone,) = ledger.matching(statuses=[Status.GONE])
     assert gone.attempts >= 2, "the night ran more than once"
     with sqlite3.connect(stack.shop.catalog_path) as catalogue:
         (good,) = catalogue.execute("select img_url from items where category_id = ?", (HATS,)).fetchone()
@@ -328,7 +330,7 @@ def test_failed_items_are_in_the_ledger_and_tried_again_by_hand(stack):
     assert (report["planned"], report["counts"]) == (1, {"indexed": 1})
     assert sum(stack.requested.values()) == 1
     assert gone.item_id in _with_feature(stack)
-    assert [row.status for row in ledger.matching()] == ["corrupt"]
+    assert [row.status for row in ledger.matching()] == [Status.CORRUPT]
 
     # Nothing is due yet, so an hourly run does nothing.
     _, state, report = _run(stack, RETRY)
@@ -345,6 +347,21 @@ def test_force_does_all_again(stack):
     assert sum(stack.requested.values()) == len(hats)
     after = _sequence_numbers(stack)
     assert {item for item in after if after[item] != before[item]} == set(hats)
+
+
+def test_housekeeping_removes_what_expired_and_nothing_else(stack):
+    expired = stack.data / "command_line" / "long ago" / "plan-0123456789ab"
+    (expired / "chunk-0000").mkdir(parents=True)
+    (expired / "chunk-0000" / "pictures.parquet").write_bytes(b"old")
+    for path in (expired / "chunk-0000" / "pictures.parquet", expired / "chunk-0000", expired):
+        os.utime(path, (0, 0))
+    before = {path for path in stack.data.rglob("*") if path.is_file()}
+    stack.airflow.unpause(HOUSEKEEPING)
+    run_id = stack.airflow.trigger(HOUSEKEEPING)
+    assert stack.airflow.wait(HOUSEKEEPING, run_id) == "success"
+    after = {path for path in stack.data.rglob("*") if path.is_file()}
+    assert before - after == {expired / "chunk-0000" / "pictures.parquet"}
+    assert not expired.parent.exists()
 
 
 def test_past_nights_by_backfill_create(stack):

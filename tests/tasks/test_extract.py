@@ -139,6 +139,9 @@ def test_every_picture_gets_its_feature(
     assert statistics["precision"] == "float32"
     assert statistics["device"] in ("cpu", "gpu")
     assert 0 < statistics["seconds"] < 60
+    assert statistics["computing"] > 0
+    assert statistics["waiting for pictures"] > 0
+    assert statistics["computing"] + statistics["waiting for pictures"] < statistics["seconds"]
     assert [path.name for path in chunk.folder.iterdir() if "features" in path.name] == ["features.parquet"]
 
     no_model()
@@ -226,15 +229,17 @@ def test_a_feature_that_is_not_finite_is_refused(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, fault: float
 ) -> None:
     """No model that we could save gives one on purpose, so the model's answer is spoilt here."""
+    contents = [picture(number) for number in range(3)]
+    tensor = to_tensor(decode(contents[1], 1_000_000))
     compute = Model.compute
 
     def spoilt(self: Model, batch: Features) -> Features:
         given = compute(self, batch).copy()
-        given[1, 7] = fault
+        (place,) = np.flatnonzero((batch == tensor).all(axis=(1, 2, 3)))
+        given[place, 7] = fault
         return given
 
     monkeypatch.setattr(Model, "compute", spoilt)
-    contents = [picture(number) for number in range(3)]
     chunk = plan(settings, [contents]).chunks[0]
     extract.run(chunk, settings)
 

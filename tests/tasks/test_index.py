@@ -2,17 +2,23 @@
 is done by hooks around the real client."""
 
 import itertools
+import uuid
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given
+from hypothesis import settings as hypothesis_settings
+from hypothesis import strategies as st
 
 from tasks import index, packs
 from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.search import AT, FEATURE, IMAGE, URL, VERSION, SearchIndex
 from tasks.statuses import Status
+from tests.plans import plan_over
 from tests.shop_fixtures import FEATURE_VERSION, some_vector, url_of
 
 NEXT_URL = "https://pictures.example/next.jpg"
@@ -247,6 +253,132 @@ def test_a_feature_of_another_url_is_no_newer_work(sqlite_shop):
     shop.client.update(index=shop.index, id="a", doc={"img_url": NEXT_URL})  # the core server, in part
     assert run(shop, new) == {"a": "indexed"}
     assert holds(shop, "a", some_vector(2))
+
+
+@pytest.mark.parametrize("at", [1_700_000_000_000, "2026-10-01T00:00:00", "1700000000000", "2026-10-01"])
+def test_a_time_that_we_did_not_write_stops_nothing(sqlite_shop, at):
+    """Somebody else's software wrote the field; the mapping takes all of these."""
+    shop = sqlite_shop
+    shop.stock("a")
+    prepare(shop)
+    shop.write_document("a", **{AT: at, URL: url_of("a")})
+    chunk = shop.chunk({"a": some_vector(1)})
+    assert run(shop, chunk) == {"a": "indexed"}
+    assert shop.sources()["a"][AT] == chunk.plan.created_at.isoformat()
+
+
+# Another index ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def behind_alias(sqlite_shop):
+    """A shop whose index is an alias of index -1, which has our fields; index -2 has documents alone."""
+    shop = sqlite_shop
+    shop.stock("a", "b")
+    for number in (1, 2):
+        concrete = replace(shop, index=f"{shop.index}-{number}")
+        for item_id in "ab":
+            concrete.write_document(item_id)
+    shop.client.indices.delete(index=shop.index)
+    shop.client.indices.put_alias(index=f"{shop.index}-1", name=shop.index)
+    prepare(shop)
+    return shop
+
+
+def move_alias(shop):
+    actions = [
+        {"remove": {"index": f"{shop.index}-1", "alias": shop.index}},
+        {"add": {"index": f"{shop.index}-2", "alias": shop.index}},
+    ]
+    shop.client.indices.update_aliases(actions=actions)
+
+
+def vector_type(shop):
+    (described,) = shop.client.indices.get_mapping(index=shop.index).values()
+    return described["mappings"]["properties"].get(FEATURE, {}).get("type")
+
+
+def test_an_alias_that_moved_since_the_plan(behind_alias):
+    """The index that it leads to now must not guess a mapping from the first vector."""
+    shop = behind_alias
+    chunk = shop.chunk({"a": some_vector(1), "b": some_vector(2)})
+    move_alias(shop)
+    assert run(shop, chunk) == {"a": "indexed", "b": "indexed"}
+    assert vector_type(shop) == "dense_vector"
+    assert holds(shop, "a", some_vector(1))
+
+
+def test_an_alias_that_moves_between_read_and_write(behind_alias, between):
+    """A sequence number of the one index means nothing in the other."""
+    shop = behind_alias
+    chunk = shop.chunk({"a": some_vector(1), "b": some_vector(2)})
+    between("documents", lambda: move_alias(shop))
+    with pytest.raises(ServiceUnavailableError, match="stands for another index"):
+        run(shop, chunk)
+    assert not chunk.outcomes.exists()
+    assert vector_type(shop) is None
+    assert run(shop, chunk) == {"a": "indexed", "b": "indexed"}
+    assert vector_type(shop) == "dense_vector"
+
+
+def test_an_index_that_is_gone_is_not_made(sqlite_shop):
+    sqlite_shop.catalogue.add("a", url_of("a"))
+    chunk = sqlite_shop.chunk({"a": some_vector(1)})
+    with pytest.raises(ServiceUnavailableError, match=f"{sqlite_shop.index} .*not there"):
+        run(sqlite_shop, chunk)
+    assert not sqlite_shop.client.indices.exists(index=sqlite_shop.index)
+
+
+# Every item once --------------------------------------------------------------------------------
+
+URLS = ["u0", "u1", "u2", "u3", None]
+PICTURES = [None, None, Status.CORRUPT, Status.VECTOR_REFUSED]
+"""What extract says of each: None is a feature."""
+
+
+@pytest.fixture
+def without_documents(sqlite_shop):
+    prepare(sqlite_shop)
+    return sqlite_shop
+
+
+@hypothesis_settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    urls=st.lists(st.sampled_from(URLS), min_size=1, max_size=12).map(lambda urls: sorted(urls, key=str)),
+    downloaded=st.lists(
+        st.sampled_from([0, 1, 2, 3, Status.GONE, Status.TOO_LARGE]),
+        min_size=len(URLS),
+        max_size=len(URLS),
+    ),
+)
+def test_every_item_ends_once_whatever_the_packs_say(without_documents, urls, downloaded):
+    """Items of one URL, URLs of one picture, and pictures without a feature, in any mixture."""
+    shop = without_documents
+    (chunk,) = plan_over(shop.data_dir / uuid.uuid4().hex, urls).chunks
+    found = {url: end for url, end in zip(URLS, downloaded, strict=True) if url in urls}
+    pictures = {end for end in found.values() if not isinstance(end, Status)}
+    with packs.writing(chunk.pictures, packs.PICTURES) as pack:
+        for url, end in found.items():
+            failed = {"status": end, "reason": "no picture"}
+            pack.add({"img_url": url} | ({"sha256": str(end)} if end in pictures else failed))
+    with packs.writing(chunk.features, packs.FEATURES) as pack:
+        for picture in pictures:
+            failed = {"status": PICTURES[picture], "reason": "no feature"}
+            feature = {"feature": some_vector(picture)}
+            pack.add({"sha256": str(picture)} | (failed if PICTURES[picture] else feature))
+
+    run(shop, chunk, bulk_size=3)
+
+    rows = list(packs.rows(chunk.outcomes))
+    assert [(row["item_id"], row["img_url"]) for row in rows] == [
+        (f"{number:08}", url) for number, url in enumerate(urls)
+    ]
+    for row in rows:
+        end = found[row["img_url"]]
+        failure = PICTURES[end] if end in pictures else end
+        assert row["status"] == (failure or "waiting_for_document")
 
 
 # Again ------------------------------------------------------------------------------------------

@@ -47,7 +47,7 @@ def test_an_index_that_is_not_there_is_created_whole(search, search_client, inde
     assert search.check() is False
     assert not search_client.indices.exists(index=index)  # checking touches nothing
 
-    search.prepare()
+    assert search.prepare() == index
 
     held = properties(search_client, index)
     vector = held.pop("imagenet_feature")
@@ -182,7 +182,8 @@ def test_an_alias_of_one_index_does(elasticsearch_url, search_client, index):
     search = SearchIndex(search_connection(elasticsearch_url), f"{index}-alias")
 
     assert search.check()
-    search.prepare()
+    assert search.prepare() == f"{index}-7"
+    assert search.documents(["a"])["a"].index == f"{index}-7"
     (answer,) = search.write([{"_op_type": "update", "_id": "a", "doc": with_feature("u")}])
     assert answer == ("a", 200, "")
     assert search.holding(["a"], "v1") == {"a"}
