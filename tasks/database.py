@@ -171,12 +171,20 @@ def _postgresql(connection: Connection, read_only: bool) -> sa.Engine:
         database=connection.schema,
         query={str(key): str(value) for key, value in connection.extra.items()},
     )
+    # A network that falls silent would otherwise be waited for by the hour.
+    alive = {
+        "connect_timeout": 10,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 60_000,
+    }
     # In UTC, a time without a zone means the same against timestamp and timestamptz.
     options = "-c timezone=UTC" + " -c default_transaction_read_only=on" * read_only
     return sa.create_engine(
         url,
         poolclass=sa.NullPool,
-        connect_args={"options": options, "connect_timeout": 10},
+        connect_args={"options": options, **alive},
         # Rows are written many to a round trip.
         executemany_mode="values_plus_batch",
     )

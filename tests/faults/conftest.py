@@ -11,7 +11,6 @@ from elastic_transport import Urllib3HttpNode
 from tasks.connections import Services
 from tests.fault_proxy import FaultProxy
 from tests.shop_fixtures import FEATURE_VERSION, SmallShop, search_connection
-from tests.tasks.conftest import new_catalogue, new_shop, sqlite_shop  # noqa: F401
 
 
 @pytest.fixture
@@ -22,7 +21,7 @@ def proxy(elasticsearch_url: str) -> Iterator[FaultProxy]:
 
 
 @pytest.fixture
-def proxied_shop(sqlite_shop: SmallShop, proxy: FaultProxy) -> SmallShop:  # noqa: F811
+def proxied_shop(sqlite_shop: SmallShop, proxy: FaultProxy) -> SmallShop:
     """An empty shop whose Elasticsearch the stages reach through the proxy, and the test itself directly."""
     services = Services(sqlite_shop.services.catalog, search_connection(proxy.url))
     return replace(sqlite_shop, services=services)

@@ -3,22 +3,13 @@
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tasks.connections import Services
 from tasks.model import feature_version
 from tasks.settings import Settings
 from tests.scripted_server import ScriptedServer
-from tests.shop_fixtures import (
-    CATALOGUE_KINDS,
-    CatalogueBuilder,
-    SmallShop,
-    postgres_catalogue,
-    search_connection,
-    sqlite_catalogue,
-)
+from tests.shop_fixtures import CATALOGUE_KINDS, CatalogueBuilder, SmallShop
 
 
 @pytest.fixture
@@ -26,18 +17,6 @@ def image_server() -> Iterator[ScriptedServer]:
     """An HTTP server on the loopback interface that answers as the test scripts it."""
     with ScriptedServer() as server:
         yield server
-
-
-@pytest.fixture
-def new_catalogue(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., CatalogueBuilder]:
-    """Makes an empty catalogue: new_catalogue(kind), kind being one of CATALOGUE_KINDS."""
-
-    def make(kind: str, **options: Any) -> CatalogueBuilder:
-        if kind == "sqlite":
-            return sqlite_catalogue(tmp_path / "catalog.db", **options)
-        return postgres_catalogue(request.getfixturevalue("postgres_url"), kind, **options)
-
-    return make
 
 
 @pytest.fixture(params=CATALOGUE_KINDS)
@@ -48,34 +27,10 @@ def catalogue(
     return new_catalogue(request.param)
 
 
-@pytest.fixture
-def new_shop(
-    new_catalogue: Callable[..., CatalogueBuilder],
-    search_client: Any,
-    elasticsearch_url: str,
-    index: str,
-    tmp_path: Path,
-) -> Callable[[str], SmallShop]:
-    """Makes an empty shop with a catalogue of that kind; its index is not there yet."""
-
-    def make(kind: str) -> SmallShop:
-        builder = new_catalogue(kind)
-        services = Services(builder.connection, search_connection(elasticsearch_url))
-        return SmallShop(builder, search_client, index, services, tmp_path / "var")
-
-    return make
-
-
 @pytest.fixture(params=("sqlite", "timestamptz"), ids=("sqlite", "postgresql"))
 def shop(request: pytest.FixtureRequest, new_shop: Callable[[str], SmallShop]) -> SmallShop:
     """An empty shop, with SQLite and with PostgreSQL."""
     return new_shop(request.param)
-
-
-@pytest.fixture
-def sqlite_shop(new_shop: Callable[[str], SmallShop]) -> SmallShop:
-    """An empty shop for tests that the kind of catalogue does not touch."""
-    return new_shop("sqlite")
 
 
 @pytest.fixture(scope="session")

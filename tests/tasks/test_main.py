@@ -449,6 +449,41 @@ def test_a_failed_item_is_tried_again_until_it_succeeds(sqlite_shop, image_serve
     assert run_here(shop, subcommand="failures")[1].out == ""
 
 
+@pytest.mark.parametrize("down", [None, "catalogue", "search", "ledger"])
+def test_no_password_or_key_is_shown_or_left_behind(new_shop, image_server, run_here, tmp_path, down):
+    shop = new_shop("timestamptz")
+    stock(shop, image_server, "fine", "gone")
+    image_server.answer("/gone.jpg", Reply(404))
+    catalogue, search = shop.services.catalog, shop.services.search
+    closed = free_port()
+    # The servers of these tests ask for no log-in, and take any.
+    host = "127.0.0.1" if down == "catalogue" else str(catalogue.host).replace("/", "%2F")
+    port = f":{closed}" if down == "catalogue" else ""
+    connections = {
+        "AIRFLOW_CONN_SHOP_CATALOG": f"postgres://{catalogue.login}:s3cret-pg@{host}{port}/{catalogue.schema}",
+        "AIRFLOW_CONN_SHOP_SEARCH": json.dumps(
+            {
+                "conn_type": "elasticsearch",
+                "host": search.host,
+                "port": closed if down == "search" else search.port,
+                "extra": {"api_key": "s3cret-key"},
+            }
+        ),
+        "AIRFLOW_CONN_FEATURE_LEDGER": f"postgres://ledger:s3cret-ledger@127.0.0.1:{closed}/ledger"
+        if down == "ledger"
+        else f"sqlite:///{tmp_path}/ledger.db",
+    }
+    code, printed, _ = run_here(shop, *NIGHT, FEATURES_FAILURE_BUDGET="1", **connections)
+
+    assert code == (1 if down else 0)
+    names = {"catalogue": "shop_catalog", "search": "shop_search", "ledger": "feature_ledger"}
+    assert names.get(down, "gone") in printed.out + printed.err
+    assert "s3cret" not in printed.out + printed.err
+    left = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert down in ("catalogue", "search") or any(path.name == "report.json" for path in left)
+    assert [path for path in left if b"s3cret" in path.read_bytes()] == []
+
+
 def test_what_is_given_up_is_listed(sqlite_shop, image_server, run_here):
     sqlite_shop.stock("ftp", img_url="ftp://pictures.example/a.jpg")
     stock(sqlite_shop, image_server, "gone")
