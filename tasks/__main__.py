@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tasks import download, extract, index, plan, progress, reports, statuses, summarise
-from tasks.connections import Services
+from tasks.connections import Services, ledger_from_environment
 from tasks.errors import FeatureIndexError
 from tasks.ledger import Ledger
 from tasks.runs import Request, Retry, last_night, parse_time
@@ -85,7 +85,7 @@ def _retry(arguments: argparse.Namespace) -> None:
 
 def _failures(arguments: argparse.Namespace) -> None:
     chosen = _chosen(arguments)
-    ledger = Ledger(Services.from_environment().ledger, Settings.load())
+    ledger = Ledger(ledger_from_environment(), Settings.load())
     shown = 0
     for failure in ledger.matching(
         category_ids=chosen.category_ids, statuses=chosen.statuses, item_ids=chosen.item_ids

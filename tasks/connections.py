@@ -33,8 +33,13 @@ class Services:
         return cls(
             Connection.from_environment(CATALOG),
             Connection.from_environment(SEARCH, or_url_in="ELASTICSEARCH_URL"),
-            Connection.from_environment(LEDGER) if os.environ.get(f"AIRFLOW_CONN_{LEDGER.upper()}") else None,
+            ledger_from_environment(),
         )
+
+
+def ledger_from_environment() -> "Connection | None":
+    """The ledger's connection; None where AIRFLOW_CONN_FEATURE_LEDGER is not set."""
+    return Connection.from_environment(LEDGER) if os.environ.get(f"AIRFLOW_CONN_{LEDGER.upper()}") else None
 
 
 @dataclass(frozen=True)

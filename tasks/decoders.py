@@ -224,9 +224,11 @@ class _Decoder:
             OSError: the machine has no room for it.
         """
         pixels = settings.max_image_pixels
-        memory = os.memfd_create("tensors")
+        memory = os.memfd_create("tensors", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
             os.ftruncate(memory, _AT_ONCE * SIDE * SIDE * 3 * np.dtype(np.float32).itemsize)
+            # A decoder that cut it short would end us, who read it, with a bus error.
+            fcntl.fcntl(memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
             self.tensors = np.frombuffer(mmap.mmap(memory, 0), np.float32).reshape(_AT_ONCE, SIDE, SIDE, 3)
             limits = (memory, pixels, _BASE_MEMORY + _MEMORY_A_PIXEL * pixels, settings.decode_timeout)
             self._process = subprocess.Popen(

@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from tasks import packs
 from tasks.decoders import Decoded, Decoders, Tensor, cores
-from tasks.errors import ConfigurationError
+from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.model import Model, load
 from tasks.picture import SIDE, BadPictureError
 from tasks.progress import Progress, silent
@@ -168,30 +168,42 @@ def _pictures(path: Path, hashes: set[str]) -> Iterator[tuple[str, bytes]]:
             yield row["sha256"], row["content"]
 
 
-def _other_packs(chunk: Chunk) -> list[Path]:
-    others = (other.features for other in chunk.plan.chunks if other.number != chunk.number)
-    return [path for path in others if path.exists()]
+def _other_packs(chunk: Chunk) -> Iterator[tuple[Path, set[str]]]:
+    """The features of the plan's other chunks, each pack with the pictures it has.
+
+    They only save work, so one that is damaged is left to its own chunk.
+    """
+    for other in chunk.plan.chunks:
+        if other.number != chunk.number and other.features.exists():
+            with suppress(packs.DamagedPackError):
+                rows = packs.rows(other.features, ["sha256"], at_once=5_000)
+                yield other.features, {row["sha256"] for row in rows}
 
 
 def _computed_elsewhere(chunk: Chunk, hashes: set[str]) -> set[str]:
     """Of these pictures, the ones that a finished chunk of the same plan has."""
-    return {
-        row["sha256"] for path in _other_packs(chunk) for row in packs.rows(path, ["sha256"], at_once=5_000)
-    } & hashes
+    return hashes & set().union(*(held for _, held in _other_packs(chunk)))
 
 
 def _taken_from_elsewhere(chunk: Chunk, hashes: set[str]) -> Iterator[dict[str, Any]]:
+    """The features of pictures that another chunk has computed.
+
+    Raises:
+        ServiceUnavailableError: it has them no longer; another attempt computes them.
+    """
     left = set(hashes)
-    for path in _other_packs(chunk):
-        if not left:
-            return
-        if left.isdisjoint(row["sha256"] for row in packs.rows(path, ["sha256"], at_once=5_000)):
+    for path, held in _other_packs(chunk) if left else ():
+        if left.isdisjoint(held):
             continue
         for batch in packs.batches(path):
             for position, sha256 in enumerate(batch["sha256"].to_pylist()):
                 if sha256 in left:
                     left.remove(sha256)
                     yield batch.slice(position, 1).to_pylist()[0]
+    if left:
+        raise ServiceUnavailableError(
+            f"The features of {len(left)} pictures, which another chunk had computed, are gone. Try again."
+        )
 
 
 @contextmanager

@@ -190,7 +190,8 @@ class _Writer:
         now = self._catalogue.urls([item.item_id for item in unsure]) if unsure else {}
         for item in unsure:
             if now.get(item.item_id) != item.row["img_url"]:
-                outcomes[item.item_id] = (Status.SUPERSEDED, "the catalogue has another URL by now")
+                has = "has another URL by now" if item.item_id in now else "no longer has the item"
+                outcomes[item.item_id] = (Status.SUPERSEDED, f"the catalogue {has}")
             elif not self._create:
                 outcomes[item.item_id] = (
                     Status.WAITING_FOR_DOCUMENT,

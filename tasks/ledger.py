@@ -52,6 +52,8 @@ class Failure:
     first_at: datetime
     last_at: datetime
     next_at: datetime | None
+    planned_at: datetime
+    """When the run that wrote it was planned."""
 
 
 class Count(TypedDict):
@@ -78,6 +80,10 @@ class Ledger:
     def due(self, now: datetime) -> Iterator[Failure]:
         """The items to try again by `now`, those of one URL together."""
         return self._failures("due", now=self._database.time(now))
+
+    def given_up(self) -> Iterator[Failure]:
+        """The items that no schedule tries again, those of one URL together."""
+        return self._failures("given_up")
 
     def matching(
         self,
@@ -276,6 +282,7 @@ def _failure(row: sa.Row[Any]) -> Failure:
         first_at=_utc(row.first_at),
         last_at=_utc(row.last_at),
         next_at=None if row.next_at is None else _utc(row.next_at),
+        planned_at=_utc(row.planned_at),
     )
 
 

@@ -4,7 +4,9 @@ import logging
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,7 +18,7 @@ from tasks.errors import ConfigurationError
 from tasks.ledger import Failure, Ledger
 from tasks.model import feature_version
 from tasks.progress import Progress, silent
-from tasks.runs import Plan, Request, Retry
+from tasks.runs import Plan, Request
 from tasks.search import SearchIndex
 from tasks.settings import Settings
 
@@ -56,27 +58,17 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
         log.warning(notice)
 
     folder = request.folder(settings.data_dir) / f"plan-{uuid.uuid4().hex[:12]}"
-    planned = to_do = 0
-    ledger = Ledger(services.ledger, settings)
-    with (
-        packs.writing(folder / "items.parquet", packs.ITEMS) as items,
-        packs.writing(folder / "settled.parquet", packs.ITEM_IDS) as settled,
-    ):
-        for page, asked_for in _pages(request, catalogue, ledger, created_at, progress):
-            planned += len(page)
-            for item in _not_current(page, index if exists else None, version, request):
-                to_do += 1
-                asked_for.discard(item.item_id)
-                items.add({name: getattr(item, name) for name in Item.__slots__})
-            for item_id in sorted(asked_for):
-                settled.add({"item_id": item_id})
+    not_current = _NotCurrent(index if exists else None, version, request.force)
+    pages = _pages(request, catalogue, Ledger(services.ledger, settings), created_at, progress)
+    planned, to_do = _write_items(folder, pages, not_current)
     bounds: tuple[int, ...] = ()
     labels: tuple[str, ...] = ()
     if not request.dry_run:
         rows = packs.rows(folder / "items.parquet", ["category_id", "img_url"], at_once=_PAGE)
         bounds, labels = split(rows, chunk_size(to_do, settings))
         # Not before all that a person may have to set right has been seen.
-        index.prepare()
+        if to_do:
+            index.prepare()
     plan = Plan(
         folder=folder,
         request=request,
@@ -149,33 +141,83 @@ def _selected(catalogue: Catalogue, request: Request) -> Iterator[Item]:
     return catalogue.changed(start, end)
 
 
+@dataclass(frozen=True)
+class _Page:
+    """Catalogue rows, and the failures by item id that are to be mended by them, if it is a retry."""
+
+    items: Sequence[Item]
+    failures: Mapping[str, Failure] = field(default_factory=dict)
+    tried: bool = True
+    """Whether the items are planned; else only what became of the failures by now counts."""
+
+
 def _pages(
     request: Request, catalogue: Catalogue, ledger: Ledger, now: datetime, progress: Progress
-) -> Iterator[tuple[list[Item], set[str]]]:
-    """The catalogue rows that a request selects, a page at a time, each with the ids that the ledger gave."""
-    if request.retry is None:
-        for page in batched(progress(_selected(catalogue, request), "plan", 0), _PAGE):
-            yield page, set()
-        return
-    for failures in batched(progress(_failures(ledger, request.retry, now), "plan", 0), _PAGE):
-        item_ids = [failure.item_id for failure in failures]
-        yield list(catalogue.of_ids(item_ids)), set(item_ids)
+) -> Iterator[_Page]:
+    """The catalogue rows that a request selects, a page at a time."""
+    retry = request.retry
+    if retry is None:
+        for items in batched(progress(_selected(catalogue, request), "plan", 0), _PAGE):
+            yield _Page(items)
+    elif retry.chosen:
+        chosen = ledger.matching(
+            category_ids=retry.category_ids, statuses=retry.statuses, item_ids=retry.item_ids
+        )
+        for failures in _by_id(progress(chosen, "plan", 0)):
+            yield _Page(list(catalogue.of_ids(list(failures))), failures)
+    else:
+        for failures in _by_id(progress(ledger.due(now), "plan", 0)):
+            yield _Page(list(catalogue.of_ids(list(failures))), failures)
+        # What is given up is not tried, but it need not be listed for ever.
+        for failures in _by_id(ledger.given_up()):
+            yield _Page(list(catalogue.of_ids(list(failures))), failures, tried=False)
 
 
-def _failures(ledger: Ledger, retry: Retry, now: datetime) -> Iterator[Failure]:
-    if not retry.chosen:
-        return ledger.due(now)
-    return ledger.matching(category_ids=retry.category_ids, statuses=retry.statuses, item_ids=retry.item_ids)
+def _write_items(folder: Path, pages: Iterable[_Page], not_current: "_NotCurrent") -> tuple[int, int]:
+    """Write the items to do, and the failures that are settled; how many items were planned and are to do."""
+    planned = to_do = 0
+    with (
+        packs.writing(folder / "items.parquet", packs.ITEMS) as items,
+        packs.writing(folder / "settled.parquet", packs.ITEM_IDS) as settled,
+    ):
+        for page in pages:
+            needed = {item.item_id: item for item in not_current(page)}
+            if page.tried:
+                planned += len(page.items)
+                to_do += len(needed)
+                for item in needed.values():
+                    items.add({name: getattr(item, name) for name in Item.__slots__})
+            for item_id in page.failures.keys() - needed.keys():
+                settled.add({"item_id": item_id})
+    return planned, to_do
 
 
-def _not_current(
-    page: Sequence[Item], index: SearchIndex | None, version: str, request: Request
-) -> Iterator[Item]:
-    if request.force or index is None:
-        yield from page
-        return
-    current = index.current({item.item_id: item.img_url for item in page}, version)
-    yield from (item for item in page if item.item_id not in current)
+def _by_id(failures: Iterable[Failure]) -> Iterator[dict[str, Failure]]:
+    for page in batched(failures, _PAGE):
+        yield {failure.item_id: failure for failure in page}
+
+
+class _NotCurrent:
+    """Leaves out what the index has already."""
+
+    def __init__(self, index: SearchIndex | None, version: str, force: bool) -> None:
+        self._index = index
+        self._version = version
+        self._force = force
+
+    def __call__(self, page: _Page) -> Iterator[Item]:
+        """The items without a feature, or whose feature is older than a failure to make it anew."""
+        if self._force or self._index is None:
+            yield from page.items
+            return
+        current = self._index.current({item.item_id: item.img_url for item in page.items}, self._version)
+        documents = self._index.documents([item_id for item_id in page.failures if item_id in current])
+        for item_id, document in documents.items():
+            failure = page.failures[item_id]
+            older = document.at is None or document.at < failure.planned_at
+            if older and document.feature_url == failure.img_url:
+                current.remove(item_id)
+        yield from (item for item in page.items if item.item_id not in current)
 
 
 def _refuse_second_version(index: SearchIndex, version: str, settings: Settings) -> None:

@@ -1,6 +1,8 @@
 """Run reports: where they lie, and what the recent ones let us expect of the next run."""
 
+import itertools
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +22,14 @@ def path(request: Request, settings: Settings) -> Path:
 
 
 def recent(settings: Settings) -> Iterator[dict[str, Any]]:
-    """The newest reports of all DAGs, newest first; one that cannot be read is passed over."""
-    paths = sorted(settings.data_dir.glob("*/*/report.json"), key=lambda p: p.stat().st_mtime, reverse=True)
-    for report in paths[:_RECENT]:
-        try:
+    """All DAGs' reports, newest first; one that cannot be read, or is removed by now, is passed over."""
+    found = []
+    for report in settings.data_dir.glob("*/*/report.json"):
+        with suppress(OSError):
+            found.append((report.stat().st_mtime, report))
+    for _, report in sorted(found, reverse=True):
+        with suppress(OSError, ValueError):
             yield files.read_json(report)
-        except (OSError, ValueError):
-            continue
 
 
 def expectation(settings: Settings, to_do: int) -> dict[str, Any]:
@@ -35,7 +38,13 @@ def expectation(settings: Settings, to_do: int) -> dict[str, Any]:
     Returns:
         bytes, seconds and the number of runs it is taken from; bytes and seconds are null without any.
     """
-    runs = [report for report in recent(settings) if report.get("bytes") and report["counts"].get("indexed")]
+    # A retry has mostly what failed, and says little of other runs.
+    worked = (
+        report
+        for report in recent(settings)
+        if report.get("bytes") and report["counts"].get("indexed") and not report.get("retry")
+    )
+    runs = list(itertools.islice(worked, _RECENT))
     items = sum(report["stages"]["download"]["items"] for report in runs)
     if not items:
         return {"bytes": None, "seconds": None, "from_runs": 0}

@@ -1,7 +1,7 @@
 """A run on disk: what was asked for, its plans, their chunks and where each stage's file lies.
 
     <data dir>/<dag>/<run>/report.json
-    <data dir>/<dag>/<run>/plan-<id>/plan.json, items.parquet (and settled.parquet of a retry)
+    <data dir>/<dag>/<run>/plan-<id>/plan.json, items.parquet, settled.parquet
     <data dir>/<dag>/<run>/plan-<id>/chunk-0000/pictures.parquet, features.parquet, outcomes.parquet
     <data dir>/<dag>/<run>/plan-<id>/left_alone/<host's hash>.json
 
@@ -135,7 +135,7 @@ class Plan:
 
     @property
     def settled(self) -> Path:
-        """In a retry: the ledger's items that are current by now, or have left the catalogue."""
+        """The ledger's items that are current by now, or have left the catalogue; none but in a retry."""
         return self.folder / "settled.parquet"
 
     @property

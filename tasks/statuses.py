@@ -57,9 +57,9 @@ class Status(StrEnum):
 
     INVALID_URL = (
         "invalid_url",
-        "The catalogue's URL is empty, relative, too long, neither http nor https, or names a user.",
+        "The URL, or what it redirects to, is empty, relative, too long, not http(s), or names a user.",
         *(True, False),
-        "Correct the URL in the catalogue.",
+        "Correct the URL in the catalogue, or the redirect at the image server.",
     )
     BLOCKED_ADDRESS = (
         "blocked_address",

@@ -1,5 +1,5 @@
 -- The failures that match every filter that is given, those of one URL together, a page at a time.
-select item_id, category_id, img_url, status, reason, attempts, first_at, last_at, next_at
+select item_id, category_id, img_url, status, reason, attempts, first_at, last_at, next_at, planned_at
 from failures
 where (:any_category or category_id in :category_ids)
   and (:any_status or status in :statuses)

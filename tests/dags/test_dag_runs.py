@@ -352,18 +352,26 @@ def test_force_does_all_again(stack):
 
 
 def test_housekeeping_removes_what_expired_and_nothing_else(stack):
-    expired = stack.data / "command_line" / "long ago" / "plan-0123456789ab"
-    (expired / "chunk-0000").mkdir(parents=True)
-    (expired / "chunk-0000" / "pictures.parquet").write_bytes(b"old")
-    for path in (expired / "chunk-0000" / "pictures.parquet", expired / "chunk-0000", expired):
-        os.utime(path, (0, 0))
+    def old_plan(dag, run):
+        picture = stack.data / dag / run / "plan-0123456789ab" / "chunk-0000" / "pictures.parquet"
+        picture.parent.mkdir(parents=True)
+        picture.write_bytes(b"old")
+        for path in (picture, picture.parent, picture.parent.parent):
+            os.utime(path, (0, 0))
+        return picture.parent.parent
+
+    run_id = "by hand"
+    expired = old_plan("command_line", "long ago")
+    # As if the run that removes were one with plans itself: it is running, whatever the clock says.
+    running = old_plan(HOUSEKEEPING, run_id)
     before = {path for path in stack.data.rglob("*") if path.is_file()}
     stack.airflow.unpause(HOUSEKEEPING)
-    run_id = stack.airflow.trigger(HOUSEKEEPING)
+    stack.airflow.trigger(HOUSEKEEPING, run_id=run_id)
     assert stack.airflow.wait(HOUSEKEEPING, run_id) == "success"
     after = {path for path in stack.data.rglob("*") if path.is_file()}
     assert before - after == {expired / "chunk-0000" / "pictures.parquet"}
     assert not expired.parent.exists()
+    assert running.is_dir()
 
 
 def test_past_nights_by_backfill_create(stack):

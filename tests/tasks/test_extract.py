@@ -192,6 +192,40 @@ def test_a_picture_of_two_chunks_is_computed_once(
             np.testing.assert_allclose(feature, expected(content), rtol=1e-4)
 
 
+def test_another_chunk_s_damaged_features_are_its_own_business(
+    settings: Settings, expected: Callable[[bytes], Features]
+) -> None:
+    damaged, chunk = plan(settings, [[picture(1)], [picture(1)]]).chunks
+    damaged.features.parent.mkdir(parents=True, exist_ok=True)
+    damaged.features.write_bytes(b"PAR1 and nothing else")
+    assert extract.run(chunk, settings)["computed"] == 1
+    np.testing.assert_allclose(
+        features(chunk)[sha256(picture(1))]["feature"], expected(picture(1)), rtol=1e-4
+    )
+    assert damaged.features.read_bytes() == b"PAR1 and nothing else", "its own chunk looks after it"
+
+
+def test_features_that_another_chunk_loses_meanwhile_are_missed_at_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = plan(settings, [[picture(1)], [picture(1), picture(2)]]).chunks
+    extract.run(first, settings)
+    compute = Model.compute
+
+    def losing(model: Model, batch: Features) -> Features:
+        # As when somebody clears the other chunk's download.
+        first.features.unlink()
+        return compute(model, batch)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Model, "compute", losing)
+        with pytest.raises(ServiceUnavailableError, match="1 pictures"):
+            extract.run(second, settings)
+    assert not second.features.exists()
+    assert extract.run(second, settings)["computed"] == 2
+    assert set(features(second)) == {sha256(picture(1)), sha256(picture(2))}
+
+
 def test_bad_pictures_cost_their_own_feature_alone(settings: Settings) -> None:
     line = io.BytesIO()
     Image.new("RGB", (2000, 1), "red").save(line, "PNG")

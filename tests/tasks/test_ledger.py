@@ -107,6 +107,7 @@ def test_a_failure_is_written_with_all_that_is_known_of_it(book):
             first_at=NOON + HOUR,
             last_at=NOON + HOUR,
             next_at=NOON + 2 * HOUR,
+            planned_at=planned(0).created_at,
         )
     ]
     (failure,) = book.matching()
@@ -190,6 +191,7 @@ def test_items_of_one_url_come_together_and_the_given_up_are_never_due(book, mon
         status = Status.TOO_LARGE if item_id == "given up" else GONE
         book.record(planned(number), [Outcome(item_id, "00000010", url, status, None)], now=NOON)
     assert [failure.item_id for failure in book.due(NOON + HOUR)] == ["a", "f", "c", "d", "e", "b"]
+    assert [failure.item_id for failure in book.given_up()] == ["given up"]
     everything = ["a", "f", "given up", "c", "d", "e", "b"]
     assert [failure.item_id for failure in book.matching()] == everything
 
@@ -210,7 +212,8 @@ def test_a_new_failure_replaces_what_was_known(book):
         now=NOON + 5 * HOUR,
     )
     assert held(book)["a"] == Failure(
-        *("a", "00000020", "https://a/1.jpg", Status.TOO_LARGE, "9 bytes", 2, NOON, NOON + 5 * HOUR, None)
+        *("a", "00000020", "https://a/1.jpg", Status.TOO_LARGE, "9 bytes", 2, NOON, NOON + 5 * HOUR, None),
+        planned_at=planned(5).created_at,
     )
 
 
@@ -393,7 +396,9 @@ ODD = [
 def test_ids_and_texts_stay_what_they_are(book):
     outcomes = [Outcome(odd, odd, odd, GONE, odd) for odd in ODD]
     book.record(planned(0), outcomes, now=NOON)
-    assert held(book) == {odd: Failure(odd, odd, odd, GONE, odd, 1, NOON, NOON, NOON + HOUR) for odd in ODD}
+    assert held(book) == {
+        odd: Failure(odd, odd, odd, GONE, odd, 1, NOON, NOON, NOON + HOUR, NOON) for odd in ODD
+    }
     assert len(list(book.due(NOON + HOUR))) == len(ODD)
     for odd in ODD:
         assert [failure.item_id for failure in book.matching(item_ids=[odd])] == [odd]
@@ -458,7 +463,8 @@ class Model:
         next_at = None if wait is None else row["last"] + wait * HOUR
         status = Status(status)
         return Failure(
-            *(item_id, "00000010", row["url"], status, reason, tries, row["first"], row["last"], next_at)
+            *(item_id, "00000010", row["url"], status, reason, tries, row["first"], row["last"], next_at),
+            planned_at=planned(row["plan"]).created_at,
         )
 
 

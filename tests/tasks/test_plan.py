@@ -15,7 +15,7 @@ from tasks.files import write_json
 from tasks.ledger import Ledger, Outcome
 from tasks.plan import chunk_size, split
 from tasks.runs import Plan, Request, Retry
-from tasks.search import FEATURE, URL, VERSION
+from tasks.search import AT, FEATURE, URL, VERSION
 from tasks.settings import Settings
 from tasks.statuses import Status
 from tests.shop_fixtures import NOON, some_vector, url_of
@@ -39,6 +39,7 @@ def index_as_current(shop, *item_ids, version, url=None):
     search.prepare()
     for item_id in item_ids:
         doc = {FEATURE: some_vector(1).tolist(), VERSION: version, URL: url or url_of(item_id)}
+        doc[AT] = datetime.now(UTC).isoformat()
         shop.client.update(index=shop.index, id=item_id, doc=doc, refresh=True)
 
 
@@ -423,3 +424,38 @@ def test_a_retry_without_a_ledger_has_nothing_to_do(sqlite_shop):
     planned = retry(sqlite_shop)
     assert (planned.planned, planned.chunks, settled(planned)) == (0, [], set())
     assert not (sqlite_shop.data_dir / "ledger.db").exists(), "planning writes no ledger"
+
+
+def test_a_forced_run_s_failure_is_tried_again_though_the_old_feature_is_there(sqlite_shop, version):
+    shop = sqlite_shop
+    shop.stock("a", "b")
+    index_as_current(shop, "a", "b", version=version)
+    for item_id, at in (("a", NOON - timedelta(days=1)), ("b", NOON)):
+        shop.client.update(index=shop.index, id=item_id, doc={AT: at.isoformat()}, refresh=True)
+    # Both failed in a run planned at noon; b has got its feature from that very run since.
+    fail(shop, {"a": Status.TIMED_OUT, "b": Status.UNFINISHED}, at=NOON)
+    planned = retry(shop)
+    assert ids(planned) == {"a"}
+    assert settled(planned) == {"b"}
+
+
+def test_what_is_given_up_is_settled_without_being_tried(sqlite_shop, version):
+    shop = sqlite_shop
+    shop.stock("stays", "current again")
+    index_as_current(shop, "current again", version=version)
+    fail(
+        shop,
+        {"stays": Status.TOO_LARGE, "left": Status.TOO_LARGE, "current again": Status.TOO_LARGE},
+        item_urls={"current again": "https://pictures.example/another.jpg"},
+    )
+    planned = retry(shop)
+    assert (planned.planned, planned.chunks) == (0, [])
+    assert settled(planned) == {"left", "current again"}
+    # By hand only what was asked for is looked at.
+    assert settled(retry(shop, item_ids=("left",))) == {"left"}
+    assert settled(retry(shop, item_ids=("none",))) == set()
+
+
+def test_planning_nothing_leaves_the_index_alone(sqlite_shop):
+    assert retry(sqlite_shop).planned == 0
+    assert not sqlite_shop.client.indices.exists(index=sqlite_shop.index)

@@ -33,7 +33,7 @@ def test_recent_ones_are_the_newest_of_all_dags_newest_first(tmp_path):
     settings = Settings(data_dir=tmp_path)
     for age in range(25):
         write(settings, f"r{age}", {"age": age}, dag="nightly" if age % 2 else "backfill", age=age * 60)
-    assert [report["age"] for report in reports.recent(settings)] == list(range(20))
+    assert [report["age"] for report in reports.recent(settings)] == list(range(25))
 
 
 def test_what_cannot_be_read_is_passed_over(tmp_path):
@@ -52,6 +52,10 @@ def test_expectation_goes_by_the_runs_that_did_work(tmp_path):
     write(settings, "preview", {"counts": {"current": 5, "to_do": 7}, "seconds": 1000})
     write(settings, "nothing to do", done(0, 0, 1000))
     write(settings, "no plan", {"counts": {}, "planned": 0, "seconds": 1000})
+    write(settings, "retry", done(100, 9_000_000, 900) | {"retry": {"statuses": []}}, dag="retry")
+    # An hourly retry leaves many that did nothing, and newer ones.
+    for hour in range(24):
+        write(settings, f"hour {hour}", done(0, 0, 1) | {"retry": {"statuses": []}}, dag="retry", age=-hour)
 
     # 32 MB and 100 s for 400 items; so 80 kB and a quarter of a second each.
     assert reports.expectation(settings, 1000) == {"bytes": 80_000_000, "seconds": 250.0, "from_runs": 2}

@@ -33,7 +33,7 @@ LONG = 60
 PAGE = REPOSITORY / "docs" / "torture.md"
 """The last result of a long one."""
 
-CHUNKS = 3
+CHUNKS = 2
 PICTURES_IN_CHUNK = 30
 
 Run = Callable[[int, Sequence[Kill]], list[Kill]]

@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,24 +98,27 @@ def require_equal(found: Outcome, undisturbed: Outcome) -> None:
         raise TortureError(f"features differ from the undisturbed ones, by up to: {far}")
 
 
-def require_not_fetched_again(plan: Plan, requests: Sequence[Request], stopped: Collection[str] = ()) -> None:
+def require_not_fetched_again(
+    plan: Plan, requests: Sequence[Request], began: Mapping[str, float] | None = None
+) -> None:
     """Refuse a run that asked for a picture after its chunk's download was finished.
 
-    Requests of the attempts in `stopped`, by their User-Agent, are left out: what stands still cannot know
-    that another attempt has finished meanwhile.
+    Args:
+        began: attempts that had another one beside them, by their User-Agent, with the time of their begin
+            by time.monotonic(). It counts in the place of their requests': none of them can know that the
+            other has finished meanwhile.
 
     Raises:
         TortureError: naming the pictures.
     """
     to_wall_clock = time.time() - time.monotonic()
     for chunk in plan.chunks:
-        finished = chunk.pictures.stat().st_mtime
-        urls = {url.as_py() for url in pq.read_table(chunk.pictures, columns=["img_url"])["img_url"]}
+        finished = chunk.pictures.stat().st_mtime - to_wall_clock
+        urls = pq.read_table(chunk.pictures, columns=["img_url"])["img_url"].to_pylist()
         again = [
-            f"{request.path} {request.at + to_wall_clock - finished:.3f} s later"
+            f"{request.path} {request.at - finished:.3f} s later"
             for request in requests
-            if request.at + to_wall_clock > finished
-            and request.headers["User-Agent"] not in stopped
+            if (began or {}).get(request.headers["User-Agent"], request.at) > finished
             and any(url.endswith(request.path) for url in urls)
         ]
         if again:

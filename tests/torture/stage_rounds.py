@@ -113,7 +113,9 @@ class _Run:
         """
         outcome.require_whole_files(self._folder)
         found, plan = outcome.read(self._shop.search, self._index, self._folder, self._data_dir)
-        outcome.require_not_fetched_again(plan, self._shop.server.requests, {a.name for a in self._stopped})
+        stopped = {attempt.task for attempt in self._stopped}
+        began = {attempt.name: attempt.begun for attempt in self.attempts if attempt.task in stopped}
+        outcome.require_not_fetched_again(plan, self._shop.server.requests, began)
         return found
 
     def forget(self) -> None:
@@ -200,6 +202,8 @@ class _Attempt:
     ) -> None:
         self.name = name
         self.task = task
+        self.begun = 0.0
+        """By time.monotonic()."""
         self.seconds = 0.0
         """From its begin to its end, once it has printed all."""
         self._log = log
@@ -219,7 +223,7 @@ class _Attempt:
         assert self._process.stdout is not None
         if self._process.stdout.readline().strip() != BEGUN:
             self.output()
-        self._begun = time.monotonic()
+        self.begun = time.monotonic()
 
     def runs(self) -> bool:
         """Whether the process itself does."""
@@ -264,7 +268,7 @@ class _Attempt:
             printed, _ = self._process.communicate(timeout=_PATIENCE)
         except subprocess.TimeoutExpired:
             raise TortureError(f"{self.task} has not ended after {_PATIENCE} s") from None
-        self.seconds = time.monotonic() - self._begun
+        self.seconds = time.monotonic() - self.begun
         if self._process.returncode != 0:
             raise TortureError(f"{self.task} failed by itself:\n{self._log.read_text()[-2000:]}")
         return printed
