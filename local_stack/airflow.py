@@ -39,6 +39,10 @@ SERVERS = {
 START_SECONDS = 180
 POLL_SECONDS = 1
 
+_LOCK_SECONDS = 60
+"""How long a writer to the database waits for its turn. After SQLite's own 5, commands on a busy machine
+failed while the scheduler wrote."""
+
 Progress = Mapping[str, Counter[str]]
 """By task id, how many of its instances are in each state; "none" is one that is not scheduled yet."""
 
@@ -56,7 +60,7 @@ def environment(
     url = f"http://127.0.0.1:{port}"
     return {name: os.environ.get(name, value) for name, value in defaults.items()} | {
         "AIRFLOW_HOME": str(home),
-        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}",
+        "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout={_LOCK_SECONDS}",
         "AIRFLOW__CORE__EXECUTOR": "LocalExecutor",
         "AIRFLOW__CORE__AUTH_MANAGER": (
             "airflow.api_fastapi.auth.managers.simple.simple_auth_manager.SimpleAuthManager"

@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 import requests
+import sqlalchemy as sa
 
 from local_stack import airflow as module
 from local_stack.airflow import Airflow, command_environment, environment, stop
@@ -212,7 +213,16 @@ def test_the_users_variables_win_except_for_which_airflow_it_is(
     assert made["AIRFLOW_CONN_SHOP_CATALOG"] == "postgresql://mine"
     assert made["FEATURES_IMAGE_HOSTS"] == "127.0.0.1:1"
     assert made["AIRFLOW_HOME"] == str(tmp_path)
-    assert made["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"] == f"sqlite:///{tmp_path}/airflow.db"
+    database = sa.make_url(made["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"])
+    assert (database.drivername, database.database) == ("sqlite", f"{tmp_path}/airflow.db")
+
+
+def test_a_writer_waits_a_minute_for_its_turn_at_the_database(tmp_path: Path) -> None:
+    made = environment(tmp_path, shop_env={}, port=1234)
+    engine = sa.create_engine(made["AIRFLOW__DATABASE__SQL_ALCHEMY_CONN"])
+    with engine.connect() as connection:
+        assert connection.scalar(sa.text("PRAGMA busy_timeout")) == 60_000
+    engine.dispose()
 
 
 def test_the_command_chooses_its_shop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """Tests of tasks/ledger.py against SQLite and PostgreSQL."""
 
 import dataclasses
+import gc
 import multiprocessing
 import os
 import re
@@ -648,6 +649,7 @@ def count_of(outcomes, failing):
 def test_outcomes_are_streamed(book):
     count = 200_000
     blocks = []
+    gc.collect()  # what other tests left must not go meanwhile
 
     def watched(outcomes):
         for number, outcome in enumerate(outcomes):
@@ -658,7 +660,7 @@ def test_outcomes_are_streamed(book):
     book.record(planned(0), watched(count_of(count, failing=20)), watched(map(str, range(20_000))))
     assert len(blocks) == count // 10_000 + 2
     # Three an outcome: it and its two texts.
-    assert max(blocks) - min(blocks) < 3 * count / 4
+    assert max(blocks) - blocks[0] < 3 * count / 4
     assert sum(count["waiting"] for count in book.counts().values()) == count // 20
 
 
