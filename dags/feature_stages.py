@@ -133,9 +133,9 @@ def feature_stages(make_request: MakeRequest) -> None:
     features.expand(chunk=chunks) >> summarise()
 
 
-def filled_in(lines: list[str]) -> tuple[str, ...]:
+def filled_in(lines: list[str] | None) -> tuple[str, ...]:
     """The lines of a form's field, each once; the form sends a line left empty as an empty string."""
-    return tuple(dict.fromkeys(filter(None, lines)))
+    return tuple(dict.fromkeys(filter(None, lines or ())))
 
 
 _LABEL = "{{ task.op_kwargs['chunk']['label'] }}"

@@ -61,14 +61,14 @@ with DAG(
     params={
         "category_ids": Param(
             [],
-            type="array",
+            type=["null", "array"],
             title="Categories",
             description="Only items of these categories: ids of 8 digits, one a line, such as 00000030.",
             items={"type": "string", "pattern": "^([0-9]{8})?$"},
         ),
         "statuses": Param(
             [],
-            type="array",
+            type=["null", "array"],
             title="Statuses",
             description="Only items that ended in one of these.",
             items={"type": "string", "enum": IN_LEDGER},
@@ -76,7 +76,7 @@ with DAG(
         ),
         "item_ids": Param(
             [],
-            type="array",
+            type=["null", "array"],
             title="Items",
             description="Only these items: ids, one a line.",
             items={"type": "string"},

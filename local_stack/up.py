@@ -16,6 +16,9 @@ from tasks.search import address
 
 AIRFLOW_PORT = 8080
 
+RETRY = "retry_failed_images"
+HOUSEKEEPING = "housekeeping"
+
 
 def main() -> int:
     """The command; 0 when it did what was asked."""
@@ -42,9 +45,9 @@ def up(images: Path | None) -> None:
     if airflow is None:
         port = port_from_environment("AIRFLOW_PORT", AIRFLOW_PORT)
         airflow = Stack.start(images, say=print, stays=True, airflow_port=port).airflow
-        for dag_id in (NIGHTLY, BACKFILL):
+        for dag_id in (NIGHTLY, BACKFILL, RETRY, HOUSEKEEPING):
             airflow.unpause(dag_id)
-        print("\nThe nightly run starts by itself where a night is due.")
+        print("\nThe nightly run starts by itself where a night is due, the hourly ones at their minute.")
     else:
         print("The shop runs already.")
     variable = stack.SEARCH_VARIABLE

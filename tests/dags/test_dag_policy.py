@@ -151,6 +151,19 @@ def test_category_ids_param(dags, value, good):
             param.resolve(value)
 
 
+@pytest.mark.parametrize("value", [None, [], ["", ""]])
+def test_every_field_of_a_retry_may_be_left_empty(dags, value):
+    from dags.retry_failed_images import _request
+
+    retry = dags["retry_failed_images"]
+    params = {name: retry.params.get_param(name).resolve(value) for name in ("category_ids", "item_ids")}
+    params["statuses"] = retry.params.get_param("statuses").resolve(None if value is None else [])
+    dag_run = SimpleNamespace(dag_id=retry.dag_id, run_id="manual")
+    request = _request({"params": params, "dag_run": dag_run})
+    assert request.retry is not None
+    assert not request.retry.chosen
+
+
 def test_every_param_says_what_it_is(dags):
     for dag in dags.values():
         for name in dag.params:
