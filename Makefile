@@ -26,8 +26,8 @@ down: $(INSTALLED)  ## end what up started
 test: model lint  ## every check and every test; ARGS goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
-bench: model  ## the numbers of the README; ARGS names some of them
-	$(BIN)/python -m benchmarks $(ARGS)
+bench: model  ## measure the README's figures and write them there; ARGS names some of them
+	$(BIN)/python -m benchmarks --record $(ARGS)
 
 torture: model  ## kill stages and tasks at random moments, 60 times and more, and compare the index
 	$(BIN)/python -m tests.torture $(ARGS)

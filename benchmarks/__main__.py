@@ -8,8 +8,8 @@ from pathlib import Path
 
 from benchmarks import airflow_cost, failing_items, retrieval
 from benchmarks.figures import Figure, table
+from benchmarks.record import record
 from benchmarks.shop import running_shop
-from tasks import files
 from tasks.errors import ConfigurationError, FeatureIndexError
 from tasks.settings import REPOSITORY
 
@@ -40,9 +40,8 @@ def main() -> int:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         figures = _measure(arguments)
-        if arguments.json:
-            values = {name: [figure.to_json() for figure in found] for name, found in figures.items()}
-            files.write_json(arguments.json, values)
+        if arguments.record:
+            record(figures, list(BENCHMARKS))
     except FeatureIndexError as error:
         print(error, file=sys.stderr)
         return 1
@@ -93,7 +92,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="N",
         help="pairs of runs that airflow_cost takes the median of (default: %(default)s)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument(
+        "--record", action="store_true", help="keep the figures in docs/ and in the README's table"
+    )
     return parser
 
 

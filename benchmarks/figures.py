@@ -1,8 +1,8 @@
 """What a benchmark gives: figures, some with a goal, as a table for people and as JSON for programs."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,23 @@ class Figure:
             return f"≥ {self.at_least:,}"
         return f"≤ {self.at_most:,}" if self.at_most is not None else ""
 
+    @property
+    def shown(self) -> str:
+        """The value as a person reads it."""
+        if isinstance(self.value, int):
+            return f"{self.value:,}"
+        if self.unit == "s":
+            return f"{self.value:.1f} s"
+        return f"{self.value:,.0f}" if self.value >= 1_000 else f"{self.value:.3f}"
+
     def to_json(self) -> dict[str, Any]:
-        """Plain values; goal and met are null where there is no goal."""
-        return {
-            "name": self.name,
-            "value": self.value,
-            "unit": self.unit or None,
-            "goal": self.goal or None,
-            "met": self.met if self.goal else None,
-        }
+        """Plain values; met is null where there is no goal."""
+        return asdict(self) | {"met": self.met if self.goal else None}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Self:
+        """The inverse of to_json."""
+        return cls(**{name: value[name] for name in ("name", "value", "unit", "at_least", "at_most")})
 
 
 def table(title: str, figures: Sequence[Figure]) -> str:
@@ -46,11 +54,5 @@ def table(title: str, figures: Sequence[Figure]) -> str:
     lines = [f"| {title} | value | goal | met |", "| :-- | --: | --: | :-- |"]
     for figure in figures:
         met = ("yes" if figure.met else "**no**") if figure.goal else ""
-        lines.append(f"| {figure.name} | {_shown(figure)} | {figure.goal} | {met} |")
+        lines.append(f"| {figure.name} | {figure.shown} | {figure.goal} | {met} |")
     return "\n".join(lines)
-
-
-def _shown(figure: Figure) -> str:
-    if isinstance(figure.value, int):
-        return f"{figure.value:,}"
-    return f"{figure.value:.1f} s" if figure.unit == "s" else f"{figure.value:.3f}"

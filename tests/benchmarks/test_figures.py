@@ -1,5 +1,7 @@
 """Figures beside their goals, for people and for programs."""
 
+import json
+
 import pytest
 
 from benchmarks.figures import Figure, table
@@ -34,12 +36,11 @@ def test_table_shows_each_kind_of_number_and_marks_a_missed_goal():
     ]
 
 
-def test_json_has_no_verdict_where_there_is_no_goal():
-    assert Figure("time", 80.26, "s").to_json() == {
-        "name": "time",
-        "value": 80.26,
-        "unit": "s",
-        "goal": None,
-        "met": None,
-    }
-    assert Figure("ratio", 1.3, at_most=1.25).to_json()["met"] is False
+@pytest.mark.parametrize(
+    "figure",
+    [Figure("time", 80.26, "s"), Figure("ratio", 1.3, at_most=1.25), Figure("count", 7, at_least=7)],
+)
+def test_json_brings_the_figure_back_and_tells_its_verdict(figure):
+    value = json.loads(json.dumps(figure.to_json()))
+    assert Figure.from_json(value) == figure
+    assert value["met"] is (figure.met if figure.goal else None)
