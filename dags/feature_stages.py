@@ -11,6 +11,8 @@ from datetime import timedelta
 from typing import Any
 
 from airflow.sdk import (
+    Asset,
+    AssetAlias,
     Connection,
     Context,
     ExceptionRetryPolicy,
@@ -27,10 +29,16 @@ from airflow.sdk.exceptions import AirflowNotFoundException
 from tasks.connections import CATALOG, LEDGER, SEARCH, Services
 from tasks.connections import Connection as ServiceConnection
 from tasks.errors import ConfigurationError
+from tasks.progress import Progress, told
 from tasks.runs import Chunk, Plan, Request
 from tasks.settings import Settings
 
 TAGS = ["picture-features"]
+
+FEATURES = Asset("picture_features", uri="picture-features://index")
+"""The features in the index. A run that ends well leaves an event with its counts, on which the DAGs of
+others may be scheduled; a preview leaves none."""
+_WRITTEN = AssetAlias("picture_features_written")
 
 
 class FailSayingWhy(ExceptionRetryPolicy):
@@ -71,7 +79,7 @@ def feature_stages(make_request: MakeRequest) -> None:
         from tasks import plan as stage
 
         context = get_current_context()
-        planned = stage.run(make_request(context), Settings.load(), _services())
+        planned = stage.run(make_request(context), Settings.load(), _services(), _progress())
         # Relative, because workers may mount the data dir at different places.
         folder = str(planned.folder.relative_to(Settings.load().data_dir))
         context["ti"].xcom_push(key="plan", value=folder)
@@ -87,21 +95,21 @@ def feature_stages(make_request: MakeRequest) -> None:
         """Fetch the chunk's pictures in parallel."""
         from tasks import download as stage
 
-        return stage.run(_chunk(chunk), Settings.load())
+        return stage.run(_chunk(chunk), Settings.load(), _progress())
 
     @task(queue="gpu", pool="gpu", execution_timeout=timedelta(hours=6), map_index_template=_LABEL)
     def extract(chunk: dict[str, Any]) -> dict[str, Any]:
         """Compute the features of the chunk's pictures."""
         from tasks import extract as stage
 
-        return stage.run(_chunk(chunk), Settings.load())
+        return stage.run(_chunk(chunk), Settings.load(), _progress())
 
     @task(queue="io", pool="elasticsearch", execution_timeout=timedelta(hours=2), map_index_template=_LABEL)
     def index(chunk: dict[str, Any]) -> dict[str, Any]:
         """Write the features into their documents."""
         from tasks import index as stage
 
-        return stage.run(_chunk(chunk), Settings.load(), _services())
+        return stage.run(_chunk(chunk), Settings.load(), _services(), _progress())
 
     # Runs whatever happened: a run that died half-way needs its report most of all.
     @task(
@@ -109,6 +117,7 @@ def feature_stages(make_request: MakeRequest) -> None:
         pool="elasticsearch",
         execution_timeout=timedelta(hours=1),
         trigger_rule=TriggerRule.ALL_DONE,
+        outlets=[_WRITTEN],
     )
     def summarise() -> dict[str, int]:
         """Count what became of every item, write report and ledger, and fail a run that must fail."""
@@ -122,7 +131,12 @@ def feature_stages(make_request: MakeRequest) -> None:
             dag_run = context["dag_run"]
             stage.run_without_plan(dag_run.dag_id, dag_run.run_id, settings)
         ledger = Ledger(_connection(LEDGER), settings)
-        return stage.run(Plan.load(settings.data_dir / folder), settings, ledger)["counts"]
+        planned = Plan.load(settings.data_dir / folder)
+        report = stage.run(planned, settings, ledger)
+        if not planned.request.dry_run:
+            counts = {"planned": report["planned"], **report["counts"]}
+            context["outlet_events"][_WRITTEN].add(FEATURES, extra={"counts": counts})
+        return report["counts"]
 
     @task_group
     def features(chunk: dict[str, Any]) -> None:
@@ -143,6 +157,12 @@ _LABEL = "{{ task.op_kwargs['chunk']['label'] }}"
 
 def _chunk(value: dict[str, Any]) -> Chunk:
     return Chunk(Plan.load(Settings.load().data_dir / value["plan"]), value["number"])
+
+
+def _progress() -> Progress:
+    """What a person who watches the task sees in its Task State tab."""
+    store = get_current_context()["task_state_store"]
+    return told(lambda words: store.set("progress", words))
 
 
 def _services() -> Services:

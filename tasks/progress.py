@@ -1,10 +1,17 @@
-"""How long work shows that it goes on: a bar at a terminal, nothing in a log file."""
+"""How long work shows that it goes on: a bar at a terminal, a line in Airflow's UI, nothing in a log file."""
 
+import logging
 import sys
-from collections.abc import Iterable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol, TypeVar
 
 T = TypeVar("T")
+
+log = logging.getLogger(__name__)
+
+_SECONDS_BETWEEN = 5.0
+"""A person who watches needs no more, and each word costs the one who keeps it a write."""
 
 
 class Progress(Protocol):
@@ -27,3 +34,43 @@ def bar(results: Iterable[T], stage: str, total: int) -> Iterator[T]:
         results, desc=f"{stage:<9}", total=total or None, unit="", leave=True, disable=not sys.stderr.isatty()
     )
     yield from shown
+
+
+def told(tell: Callable[[str], None], every: float = _SECONDS_BETWEEN) -> Progress:
+    """Tell in words how far the stage is, every so many seconds, and at its end.
+
+    Should `tell` fail, it is not called again: the work is worth more than word of it.
+    """
+
+    def telling(results: Iterable[T], stage: str, total: int) -> Iterator[T]:  # noqa: ARG001
+        started = said = time.monotonic()
+        silenced = False
+
+        def say(done: int, now: float) -> None:
+            nonlocal said, silenced
+            said = now
+            if silenced:
+                return
+            try:
+                tell(_how_far(done, total, now - started))
+            except Exception:
+                log.warning("Word of the progress does not get through; the work goes on.", exc_info=True)
+                silenced = True
+
+        done = 0
+        for result in results:
+            yield result
+            done += 1
+            if (now := time.monotonic()) - said >= every:
+                say(done, now)
+        say(done, time.monotonic())
+
+    return telling
+
+
+def _how_far(done: int, total: int, seconds: float) -> str:
+    rate = done / seconds if seconds > 0 else 0.0
+    words = [f"{done:,} of {total:,} done" if total else f"{done:,} done", f"{rate:.1f}/s"]
+    if 0 < done < total:
+        words.append(f"{(total - done) / rate:.0f} s left")
+    return ", ".join(words)

@@ -351,6 +351,21 @@ def test_force_does_all_again(stack):
     assert {item for item in after if after[item] != before[item]} == set(hats)
 
 
+def test_a_run_tells_how_far_it_is_and_leaves_an_event_with_its_counts(stack):
+    hats = _in_catalogue(stack, "category_id = ?", HATS)
+    run_id, _, _ = _run(stack, BACKFILL, conf={"category_ids": [HATS]})
+    preview, _, _ = _run(stack, BACKFILL, conf={"category_ids": [HATS], "dry_run": True})
+    call = stack.airflow._call
+    store = f"/api/v2/dags/{BACKFILL}/dagRuns/{run_id}/taskInstances/plan/state-store"
+    entries = call("GET", store)["task_state_store"]
+    told = {entry["key"]: entry["value"] for entry in entries}
+    assert told["progress"].startswith(f"{len(hats)} done, ")
+    events = call("GET", "/api/v2/assets/events", params={"limit": 100})["asset_events"]
+    of_run = {event["source_run_id"]: event["extra"]["counts"] for event in events}
+    assert of_run[run_id] == {"planned": len(hats), "current": len(hats)}
+    assert preview not in of_run
+
+
 def test_past_nights_by_backfill_create(stack):
     newest = stack.shop.newest_night(now=stack.now)[0]
     nights = [newest - timedelta(days=days) for days in (6, 5)]
