@@ -70,8 +70,14 @@ DEFAULT_ARGS = {
 MakeRequest = Callable[[Context], Request]
 
 
-def feature_stages(make_request: MakeRequest) -> None:
-    """Add the stages to the DAG being defined; `make_request` says what a run was asked to do."""
+def feature_stages(make_request: MakeRequest, on_failure: Callable[[Context], None] | None = None) -> None:
+    """Add the stages to the DAG being defined.
+
+    Args:
+        make_request: says what a run was asked to do.
+        on_failure: called when a run has failed. It is the last task's, which fails when anything did and
+            knows the reasons.
+    """
 
     @task(queue="io", pool="elasticsearch", execution_timeout=timedelta(hours=2))
     def plan() -> list[dict[str, Any]]:
@@ -118,6 +124,7 @@ def feature_stages(make_request: MakeRequest) -> None:
         execution_timeout=timedelta(hours=1),
         trigger_rule=TriggerRule.ALL_DONE,
         outlets=[_WRITTEN],
+        on_failure_callback=on_failure,
     )
     def summarise() -> dict[str, int]:
         """Count what became of every item, write report and ledger, and fail a run that must fail."""

@@ -18,16 +18,30 @@ complete night. What is current is skipped, so running a night twice is safe.
 
 **When it fails.** The log of the failed task ends with what is wrong and what to do. Then clear `plan`
 with everything downstream: what is done is skipped, the rest is done again.
+
+**Who is told.** That a night failed, or is not done `FEATURES_NIGHTLY_DEADLINE_HOURS` after it was queued,
+goes to the connections `feature_alerts_webhook` and `feature_alerts_mail`, as far as they are set up. Set
+them in the environment (`AIRFLOW_CONN_FEATURE_ALERTS_WEBHOOK`): Airflow 3.3 lets the word of a late night
+read no other ones.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from airflow.sdk import DAG, Context, CronDataIntervalTimetable
+from airflow.sdk import (
+    DAG,
+    Context,
+    CronDataIntervalTimetable,
+    DeadlineAlert,
+    DeadlineReference,
+    SyncCallback,
+)
 
+from dags.alerts import night_failed, night_late
 from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages
 from tasks.runs import Request, caught_up, last_night
+from tasks.settings import Settings
 
 
 def _request(context: Context) -> Request:
@@ -81,7 +95,13 @@ with DAG(
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
+    deadline=DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=timedelta(hours=Settings.load().nightly_deadline_hours),
+        callback=SyncCallback(night_late),
+        name="night",
+    ),
     default_args=DEFAULT_ARGS,
     tags=TAGS,
 ):
-    feature_stages(_request)
+    feature_stages(_request, on_failure=night_failed)

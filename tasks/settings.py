@@ -78,6 +78,11 @@ class Settings(BaseSettings):
     retry_first_hours: float = Field(default=1.0, gt=0, le=24)
     """Hours from the first failure to the first retry; each later wait is twice as long, up to a day."""
 
+    nightly_deadline_hours: float = Field(default=6.0, gt=0)
+    """Hours after which a night that is not done is late, and people are told."""
+    alert_mail_to: str = ""
+    """Who gets the mails of the connection feature_alerts_mail, separated by commas."""
+
     keep_days: float = Field(default=7.0, gt=0)
     """Days that a run's plans, pictures and features stay on disk; none of a running run is removed."""
     keep_bytes: int = Field(default=100_000_000_000, ge=0)

@@ -6,7 +6,9 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,6 +19,7 @@ from local_stack import image_server
 from local_stack.airflow import COMMAND, Airflow
 from local_stack.shop import Shop
 from tasks.settings import REPOSITORY
+from tests.dags.webhook import webhook
 
 NIGHTLY = "nightly_feature_index"
 BACKFILL = "category_backfill"
@@ -53,6 +56,8 @@ def stack(tmp_path_factory, elasticsearch_url):
     server.RequestHandlerClass = Counting
     threading.Thread(target=server.serve_forever, daemon=True).start()
     airflow = None
+    ending = ExitStack()
+    hook = ending.enter_context(webhook())
     try:
         airflow = Airflow.start(
             folder / "airflow",
@@ -67,6 +72,8 @@ def stack(tmp_path_factory, elasticsearch_url):
                 "FEATURES_CHUNK_SIZE": "40",
                 # Two bad items are a large share of nights as small as these.
                 "FEATURES_FAILURE_BUDGET": "0.5",
+                "AIRFLOW_CONN_FEATURE_ALERTS_WEBHOOK": json.dumps({"conn_type": "http", "host": hook.url}),
+                "FEATURES_NIGHTLY_DEADLINE_HOURS": str(5 / 3600),
             },
         )
         airflow.unpause(BACKFILL)
@@ -79,10 +86,12 @@ def stack(tmp_path_factory, elasticsearch_url):
             model=model,
             now=now,
             requested=requested,
+            hook=hook,
         )
     finally:
         if airflow is not None:
             airflow.stop()
+        ending.close()
         server.shutdown()
         server.server_close()
         search.indices.delete(index=index, ignore_unavailable=True)
@@ -388,6 +397,26 @@ def test_past_nights_by_backfill_create(stack):
         assert report["start"] == night.isoformat()
 
 
+def test_a_night_that_is_late_or_fails_is_told_once(stack):
+    whole = stack.model.readlink()
+    stack.model.unlink()
+    run_id, state, report = _run(stack, NIGHTLY, data_interval=stack.shop.newest_night(now=stack.now))
+    stack.model.symlink_to(whole)
+    assert state == "failed"
+
+    def told(what):
+        return [body for _, body in stack.hook.posts if (body["run"], body["what"]) == (run_id, what)]
+
+    _until(lambda: told("failed"))
+    [failed] = told("failed")
+    assert report["reasons"][0] in failed["why"]
+    # Every night here takes longer than the seconds that this stack gives it.
+    _until(lambda: any(body["what"] == "late" for _, body in stack.hook.posts))
+    late = Counter(body["run"] for _, body in stack.hook.posts if body["what"] == "late")
+    assert set(late.values()) == {1}
+    assert {body["dag"] for _, body in stack.hook.posts} == {NIGHTLY}
+
+
 def test_housekeeping_removes_what_expired_and_nothing_else(stack):
     def old_plan(dag, run):
         picture = stack.data / dag / run / "plan-0123456789ab" / "chunk-0000" / "pictures.parquet"
@@ -442,6 +471,14 @@ def _wait_for(stack, dag_id, run_id):
             return
         threading.Event().wait(0.5)
     raise AssertionError(f"no run {run_id}, only {[run['dag_run_id'] for run in runs]}")
+
+
+def _until(holds):
+    """Until it does, for a minute at most."""
+    deadline = time.monotonic() + 60
+    while not holds():
+        assert time.monotonic() < deadline
+        time.sleep(0.25)
 
 
 def _pretend_run(stack, run_type, start, end):
