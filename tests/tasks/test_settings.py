@@ -34,6 +34,8 @@ VALUES: dict[str, tuple[str, str, Any]] = {
     "FEATURES_BULK_SIZE": ("bulk_size", "100", 100),
     "FEATURES_RETRY_ATTEMPTS": ("retry_attempts", "3", 3),
     "FEATURES_RETRY_FIRST_HOURS": ("retry_first_hours", "0.5", 0.5),
+    "FEATURES_NIGHTLY_DEADLINE_HOURS": ("nightly_deadline_hours", "4.5", 4.5),
+    "FEATURES_ALERT_MAIL_TO": ("alert_mail_to", "search@shop.example", "search@shop.example"),
     "FEATURES_KEEP_DAYS": ("keep_days", "30", 30.0),
     "FEATURES_KEEP_BYTES": ("keep_bytes", "5000000", 5_000_000),
     "FEATURES_KEEP_REPORTS_DAYS": ("keep_reports_days", "90", 90.0),
