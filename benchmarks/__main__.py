@@ -21,14 +21,9 @@ def _retrieval(arguments: argparse.Namespace) -> list[Figure]:
         return retrieval.measure(shop)
 
 
-def _airflow_cost(arguments: argparse.Namespace) -> list[Figure]:
-    with running_shop(arguments.photos) as shop:
-        return airflow_cost.measure(shop, arguments.rounds)
-
-
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "retrieval": _retrieval,
-    "airflow_cost": _airflow_cost,
+    "airflow_cost": lambda arguments: airflow_cost.measure(arguments.photos, arguments.rounds),
     "failing_items": lambda arguments: failing_items.measure(arguments.photos),
 }
 

@@ -8,6 +8,7 @@ second task on the same device is ready the moment the first one is done.
 import fcntl
 import itertools
 import os
+import resource
 import tempfile
 import time
 from collections.abc import Iterator
@@ -38,8 +39,9 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
 
     Returns:
         The stage's statistics: pictures, computed, seconds of work, seconds waited for the device, and
-        where the model was needed precision, device, and of the seconds of work those in which the model
-        was computing and those in which it was waiting for pictures.
+        where the model was needed precision, device and `split`, what the seconds went by with: starting,
+        waiting for the device, waiting for pictures, computing; and decoding, the CPU seconds of the
+        decoders beside them.
 
     Raises:
         ConfigurationError: the model is not there or not the planned one.
@@ -64,6 +66,8 @@ def _compute(
     chunk: Chunk, hashes: set[str], pack: packs.Writer, settings: Settings, progress: Progress
 ) -> set[str]:
     """Add a row for each of these pictures but those that another chunk had by then, and return those."""
+    started = time.monotonic()
+    decoding = _cpu_of_ended_processes()
     with Decoders(settings, min(cores(), len(hashes))) as decoders:
         model = load(settings)
         if model.version != chunk.plan.feature_version:
@@ -87,10 +91,21 @@ def _compute(
     pack.statistics |= {
         "precision": model.precision,
         "device": model.device,
-        "computing": device.computing,
-        "waiting for pictures": device.waiting,
+        "split": {
+            "starting": asked - started,
+            "waiting for the device": pack.statistics["waited"],
+            "waiting for pictures": device.waiting,
+            "computing": device.computing,
+            "decoding": _cpu_of_ended_processes() - decoding,
+        },
     }
     return known
+
+
+def _cpu_of_ended_processes() -> float:
+    """CPU seconds of all child processes that this one has seen end."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class _Device:
