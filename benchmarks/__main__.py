@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import airflow_cost, failing_items, retrieval
+from benchmarks import airflow_cost, failing_items, memory, model_speed, pipeline, precision, retrieval
 from benchmarks.figures import Figure, table
 from benchmarks.shop import running_shop
 from tasks import files
@@ -25,6 +25,10 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "retrieval": _retrieval,
     "airflow_cost": lambda arguments: airflow_cost.measure(arguments.photos, arguments.rounds),
     "failing_items": lambda arguments: failing_items.measure(arguments.photos),
+    "pipeline": lambda arguments: pipeline.measure(arguments.photos, arguments.rounds),
+    "precision": lambda arguments: precision.measure(arguments.photos),
+    "model_speed": lambda arguments: model_speed.measure(arguments.photos, arguments.rounds),
+    "memory": lambda arguments: memory.measure(arguments.photos),
 }
 
 
@@ -86,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_rounds,
         default=3,
         metavar="N",
-        help="pairs of runs that airflow_cost takes the median of (default: %(default)s)",
+        help="rounds that airflow_cost, pipeline and model_speed take the median of (default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     return parser

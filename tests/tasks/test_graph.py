@@ -1,4 +1,4 @@
-"""Tests of tasks/graph.py: graphs that are kept, and what the CPU can do; test_model.py computes with them."""
+"""Tests of tasks/graph.py: graphs that are kept, and what the CPU can do; test_model.py computes with them"""
 
 from pathlib import Path
 
