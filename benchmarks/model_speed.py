@@ -9,7 +9,6 @@ import json
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,20 +17,17 @@ from statistics import median
 import numpy as np
 
 from benchmarks import photo_server
-from benchmarks.cpu import cpu_seconds
 from benchmarks.figures import Figure
+from benchmarks.model_alone import Pace, pace
 from tasks.decoders import cores
 from tasks.errors import RunFailedError, ServiceUnavailableError
 from tasks.graph import bfloat16_is_fast
-from tasks.model import Model, load
+from tasks.model import load
 from tasks.picture import decode, to_tensor
 from tasks.settings import REPOSITORY, Settings
 
 PICTURES = 128
 BATCHES = (16, 32)
-
-Pace = tuple[float, float]
-"""Pictures a second, and pictures a CPU second."""
 
 
 def measure(photos: Path, rounds: int) -> list[Figure]:
@@ -45,17 +41,19 @@ def measure(photos: Path, rounds: int) -> list[Figure]:
     contents = photo_server.photos_in(photos)[:PICTURES]
     tensors = np.stack([to_tensor(decode(content, settings.max_image_pixels)) for content in contents])
     paces: dict[str, list[Pace]] = {}
+    for size in BATCHES:  # the first of a size is optimised
+        pace(model, tensors, size)
     with _openvino(settings.model_dir, tensors, model.compute(tensors[:1])[0]) as openvino:
         for number in range(rounds):
             for size in BATCHES:
-                ways: dict[str, Callable[[], Pace]] = {"ours": lambda s=size: _ours(model, tensors, s)}
+                ways: dict[str, Callable[[], Pace]] = {"ours": lambda s=size: pace(model, tensors, s)}
                 for streams in sorted({1, cores()}):
                     ways[f"OpenVINO, {streams} streams"] = lambda n=streams, s=size: openvino(n, s)
                 for name, way in ways.items():
-                    pace = way()
-                    paces.setdefault(f"{name}, batches of {size}", []).append(pace)
+                    measured = way()
+                    paces.setdefault(f"{name}, batches of {size}", []).append(measured)
                     print(
-                        f"round {number + 1}, {name}, batches of {size}: {pace[1]:.1f} a CPU second",
+                        f"round {number + 1}, {name}, batches of {size}: {measured[1]:.1f} a CPU second",
                         file=sys.stderr,
                         flush=True,
                     )
@@ -79,14 +77,6 @@ def measure(photos: Path, rounds: int) -> list[Figure]:
 def _best(paces: dict[str, list[Pace]], beginning: str) -> str:
     names = (name for name in paces if name.startswith(beginning))
     return max(names, key=lambda name: median(cpu for _, cpu in paces[name]))
-
-
-def _ours(model: Model, tensors: np.ndarray, size: int) -> Pace:
-    model.compute(tensors[:size])  # the first of a size is optimised
-    started, cpu = time.monotonic(), cpu_seconds()
-    for start in range(0, len(tensors), size):
-        model.compute(tensors[start : start + size])
-    return len(tensors) / (time.monotonic() - started), len(tensors) / (cpu_seconds() - cpu)
 
 
 @contextmanager

@@ -24,27 +24,25 @@ import numpy as np
 from benchmarks import free_model, photo_server, prototype
 from benchmarks.cpu import cpu_seconds, server_cpu_seconds
 from benchmarks.figures import Figure
+from benchmarks.model_alone import Pace, pace
 from benchmarks.shop import variables_set
 from benchmarks.volume import CATEGORY, VolumeShop, volume_shop
 from tasks import download, extract, index, plan
 from tasks.connections import SEARCH, Services
 from tasks.errors import RunFailedError
-from tasks.model import DIMENSIONS, Model, load
+from tasks.model import DIMENSIONS, load
 from tasks.picture import decode, to_tensor
 from tasks.runs import Request
 from tasks.search import FEATURE
 from tasks.settings import REPOSITORY, Settings
 
-ITEMS = 2_000
+ITEMS = 5_000
 PROTOTYPE_ITEMS = 60
 BATCHES = (16, 32, 64)
 PICTURES_A_BATCH = 128
 """The model alone computes so many in each size of batch."""
 FREE_ITEMS = 2_000
 DECODED = 400
-
-Pace = tuple[float, float]
-"""Pictures a second, and pictures a CPU second."""
 
 
 def measure(photos: Path, rounds: int) -> list[Figure]:
@@ -57,15 +55,13 @@ def measure(photos: Path, rounds: int) -> list[Figure]:
         model = load(Settings.load())
         tensors = _tensors(photos)
         for size in BATCHES:  # the first batch of a size is optimised
-            model.compute(tensors[:size])
+            pace(model, tensors, size)
         paces: dict[str, list[Pace]] = {}
         servers: list[dict[str, float]] = []
         for number in range(rounds):
             for size in BATCHES:
                 name = f"batches of {size}"
-                paces.setdefault(name, []).append(
-                    _said(number, name, lambda s=size: _alone(model, tensors, s))
-                )
+                paces.setdefault(name, []).append(_said(number, name, lambda s=size: pace(model, tensors, s)))
             before = server_cpu_seconds()
             paces.setdefault("pipeline", []).append(
                 _said(number, "pipeline", lambda n=number: _pipeline(shop, f"round-{n}"))
@@ -89,7 +85,7 @@ def _compared(paces: dict[str, list[Pace]]) -> list[Figure]:
         key=lambda name: median(cpu for _, cpu in paces[name]),
     )
     figures = [
-        Figure(f"{shown}, pictures a {unit}", median(pace[which] for pace in paces[name]))
+        Figure(f"{shown}, pictures a {unit}", median(measured[which] for measured in paces[name]))
         for name, shown in (
             (best, f"model alone, {best}"),
             ("pipeline", "pipeline"),
@@ -112,21 +108,14 @@ def _compared(paces: dict[str, list[Pace]]) -> list[Figure]:
 
 def _said(number: int, name: str, measured: Callable[[], Pace]) -> Pace:
     print(f"round {number + 1}, {name} ...", end=" ", file=sys.stderr, flush=True)
-    pace = measured()
-    print(f"{pace[0]:.1f} a second, {pace[1]:.1f} a CPU second", file=sys.stderr, flush=True)
-    return pace
+    found = measured()
+    print(f"{found[0]:.1f} a second, {found[1]:.1f} a CPU second", file=sys.stderr, flush=True)
+    return found
 
 
 def _tensors(photos: Path) -> Any:
     contents = photo_server.photos_in(photos)[:PICTURES_A_BATCH]
     return np.stack([to_tensor(decode(content, 50_000_000)) for content in contents])
-
-
-def _alone(model: Model, tensors: Any, size: int) -> Pace:
-    started, cpu = time.monotonic(), cpu_seconds()
-    for start in range(0, len(tensors), size):
-        model.compute(tensors[start : start + size])
-    return len(tensors) / (time.monotonic() - started), len(tensors) / (cpu_seconds() - cpu)
 
 
 def _pipeline(shop: VolumeShop, name: str) -> Pace:

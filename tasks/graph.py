@@ -76,13 +76,21 @@ def kept(path: Path, make: Callable[[], bytes]) -> bytes:
     return graph
 
 
-def network(graph: bytes, bfloat16: bool) -> Network:
-    """The graph, ready to compute on this machine: in bfloat16 where that is asked for, else in float32."""
+def network(graph: bytes, *, bfloat16: bool, streams: int, threads: int) -> Network:
+    """The graph, ready to compute on this machine: in bfloat16 where that is asked for, else in float32.
+
+    Args:
+        graph: as `frozen` gives it.
+        bfloat16: only where `bfloat16_is_fast`.
+        streams: how many batches will be computed at once.
+        threads: the CPU threads of each of them.
+    """
     import tensorflow as tf
 
     config = tf.compat.v1.ConfigProto()
-    # An operation has all cores to itself; two at once would only take turns.
-    config.inter_op_parallelism_threads = 1
+    config.use_per_session_threads = True
+    config.inter_op_parallelism_threads = streams
+    config.intra_op_parallelism_threads = threads
     # Without it TensorFlow takes the whole GPU.
     config.gpu_options.allow_growth = True
     rewriting = config.graph_options.rewrite_options

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks import graph
+from tasks.decoders import cores
 from tasks.errors import ConfigurationError
 from tasks.files import appearing_whole
 from tasks.picture import PREPROCESSING_TAG, SIDE
@@ -29,6 +30,9 @@ from tasks.settings import Settings
 NAME = "inception_v3"
 DIMENSIONS = 2048
 """Floats in one feature."""
+
+_MOST_STREAMS = 4
+"""Each takes the memory of a batch on its way through the network, several hundred megabytes."""
 
 
 def weights_digest(arrays: Iterable[NDArray[Any]]) -> str:
@@ -92,6 +96,8 @@ class Model:
     _network: graph.Network
     precision: str
     """"float32" or "bfloat16", in which it multiplies; told in reports, no part of the version."""
+    streams: int
+    """How many batches to compute at once, each in a thread of the caller's, for the device to be busy."""
 
     def compute(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Features [n, 2048] of pictures [n, 299, 299, 3] in [0, 1]; n may differ from call to call."""
@@ -111,8 +117,15 @@ def load(settings: Settings) -> Model:
     tf.config.experimental.enable_tensor_float_32_execution(False)
     device = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
     precision = _precision(settings, device)
-    content = graph.kept(_kept_at(settings), lambda: _frozen(settings.model_dir))
-    return Model(version, device, graph.network(content, precision == "bfloat16"), precision)
+    # Threads that share a batch wait for each other after each operation, the longer the more else runs.
+    streams = min(cores(), _MOST_STREAMS) if device == "cpu" else 1
+    network = graph.network(
+        graph.kept(_kept_at(settings), lambda: _frozen(settings.model_dir)),
+        bfloat16=precision == "bfloat16",
+        streams=streams,
+        threads=cores() // streams,
+    )
+    return Model(version, device, network, precision, streams)
 
 
 def _precision(settings: Settings, device: str) -> str:

@@ -170,7 +170,7 @@ def test_the_model_gets_no_more_than_a_batch(settings: Settings, monkeypatch: py
     monkeypatch.setattr(Model, "compute", watched)
     contents = [picture(number) for number in range(10)]
     extract.run(plan(settings, [[contents[0], b"no picture", *contents]]).chunks[0], settings)
-    assert sizes == [4, 4, 2]
+    assert sorted(sizes) == [2, 4, 4]
 
 
 def test_a_picture_of_two_chunks_is_computed_once(
