@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -119,13 +120,14 @@ def load(settings: Settings) -> Model:
     precision = _precision(settings, device)
     # Threads that share a batch wait for each other after each operation, the longer the more else runs.
     streams = min(cores(), _MOST_STREAMS) if device == "cpu" else 1
-    network = graph.network(
-        graph.kept(_kept_at(settings), lambda: _frozen(settings.model_dir)),
-        bfloat16=precision == "bfloat16",
-        streams=streams,
-        threads=cores() // streams,
-    )
+    network = _network(_kept_at(settings), settings.model_dir, precision == "bfloat16", streams)
     return Model(version, device, network, precision, streams)
+
+
+@lru_cache(1)  # a program that does chunk after chunk needs it again
+def _network(kept_at: Path, folder: Path, bfloat16: bool, streams: int) -> graph.Network:
+    content = graph.kept(kept_at, lambda: _frozen(folder))
+    return graph.network(content, bfloat16=bfloat16, streams=streams, threads=cores() // streams)
 
 
 def _precision(settings: Settings, device: str) -> str:
