@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import airflow_cost, failing_items, retrieval
+from benchmarks import airflow_cost, failing_items, memory, model_speed, pipeline, precision, retrieval
 from benchmarks.figures import Figure, table
 from benchmarks.record import record
 from benchmarks.shop import running_shop
@@ -21,15 +21,14 @@ def _retrieval(arguments: argparse.Namespace) -> list[Figure]:
         return retrieval.measure(shop)
 
 
-def _airflow_cost(arguments: argparse.Namespace) -> list[Figure]:
-    with running_shop(arguments.photos) as shop:
-        return airflow_cost.measure(shop, arguments.rounds)
-
-
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "retrieval": _retrieval,
-    "airflow_cost": _airflow_cost,
+    "airflow_cost": lambda arguments: airflow_cost.measure(arguments.photos, arguments.rounds),
     "failing_items": lambda arguments: failing_items.measure(arguments.photos),
+    "pipeline": lambda arguments: pipeline.measure(arguments.photos, arguments.rounds),
+    "precision": lambda arguments: precision.measure(arguments.photos),
+    "model_speed": lambda arguments: model_speed.measure(arguments.photos, arguments.rounds),
+    "memory": lambda arguments: memory.measure(arguments.photos),
 }
 
 
@@ -90,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_rounds,
         default=3,
         metavar="N",
-        help="pairs of runs that airflow_cost takes the median of (default: %(default)s)",
+        help="rounds that airflow_cost, pipeline and model_speed take the median of (default: %(default)s)",
     )
     parser.add_argument(
         "--record", action="store_true", help="keep the figures in docs/ and in the README's table"

@@ -39,10 +39,10 @@ def measure(shop: BenchmarkShop) -> list[Figure]:
     report = run(request, Settings.load(), Services.from_environment())
     shop.search.indices.refresh(index=shop.index)
     ids, categories, features = _read_back(shop)
-    exact = _exact_neighbours(features)
-    approximate = _approximate_neighbours(shop, ids, features, report["feature_version"])
-    exact_first, exact_precision = _agreement(categories, exact)
-    first, precision = _agreement(categories, approximate)
+    exact = exact_neighbours(features)
+    approximate = approximate_neighbours(shop, ids, features, report["feature_version"])
+    exact_first, exact_precision = agreement(categories, exact)
+    first, precision = agreement(categories, approximate)
     both = [len(set(a) & set(b)) for a, b in zip(exact.tolist(), approximate.tolist(), strict=True)]
     # Rounded, because a difference of two sums can come out just above the number that it means.
     difference = round(max(abs(first - exact_first), abs(precision - exact_precision)), 9)
@@ -70,7 +70,7 @@ def _read_back(shop: BenchmarkShop) -> tuple[list[str], NDArray[np.str_], NDArra
     )
 
 
-def _exact_neighbours(features: NDArray[np.float32]) -> NDArray[np.intp]:
+def exact_neighbours(features: NDArray[np.float32]) -> NDArray[np.intp]:
     """For each of the features [n, 2048] the nearest others by cosine, nearest first [n, 5]."""
     directions = features / np.linalg.norm(features, axis=1, keepdims=True)
     similarities = directions @ directions.T
@@ -78,10 +78,10 @@ def _exact_neighbours(features: NDArray[np.float32]) -> NDArray[np.intp]:
     return np.argsort(-similarities, axis=1, kind="stable")[:, :NEIGHBOURS]
 
 
-def _approximate_neighbours(
+def approximate_neighbours(
     shop: BenchmarkShop, ids: Sequence[str], features: NDArray[np.float32], version: str
 ) -> NDArray[np.intp]:
-    """As `_exact_neighbours`, by Elasticsearch's kNN as a shop's search would ask it."""
+    """As `exact_neighbours`, by Elasticsearch's kNN as a shop's search would ask it."""
     rows = {item_id: row for row, item_id in enumerate(ids)}
     neighbours = []
     for start in range(0, len(ids), _SEARCHES_AT_ONCE):
@@ -103,7 +103,7 @@ def _approximate_neighbours(
     return np.array(neighbours)
 
 
-def _agreement(categories: NDArray[np.str_], neighbours: NDArray[np.intp]) -> tuple[float, float]:
+def agreement(categories: NDArray[np.str_], neighbours: NDArray[np.intp]) -> tuple[float, float]:
     """1-NN accuracy and precision at 5 of the neighbours [n, 5]."""
     same = categories[neighbours] == categories[:, np.newaxis]
     return float(same[:, 0].mean()), float(same.mean())

@@ -79,7 +79,7 @@ def surroundings(folder: Path, catalogue: Path, image_hosts: str, ending: ExitSt
         "FEATURES_IMAGE_HOSTS": image_hosts,
         "FEATURES_INDEX": f"benchmark-{uuid.uuid4().hex[:12]}",
     }
-    ending.enter_context(_environment(environment))
+    ending.enter_context(variables_set(environment))
     return environment
 
 
@@ -113,7 +113,7 @@ def _category_ids(shop: Shop) -> tuple[str, ...]:
 
 
 @contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
+def variables_set(values: Mapping[str, str]) -> Iterator[None]:
     """Set these variables, over those of the user, whose own shop is none of a benchmark's business."""
     before = {name: os.environ.get(name) for name in values}
     os.environ.update(values)

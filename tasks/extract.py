@@ -1,15 +1,18 @@
 """Stage 3: compute the feature of each distinct picture of a chunk, and leave a pack of features.
 
 Pictures are decoded in processes of their own, which start while the model is loaded; one batch is
-filled with them while the model computes another. Only computing holds the device's lock, so that a
+filled with them while the model computes others. Only computing holds the device's lock, so that a
 second task on the same device is ready the moment the first one is done.
 """
 
 import fcntl
 import itertools
 import os
+import resource
 import tempfile
+import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
@@ -38,8 +41,9 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
 
     Returns:
         The stage's statistics: pictures, computed, seconds of work, seconds waited for the device, and
-        where the model was needed precision, device, and of the seconds of work those in which the model
-        was computing and those in which it was waiting for pictures.
+        where the model was needed precision, device and `split`, what the seconds went by with: starting,
+        waiting for the device, waiting for pictures, computing; and decoding, the CPU seconds of the
+        decoders beside them.
 
     Raises:
         ConfigurationError: the model is not there or not the planned one.
@@ -64,6 +68,8 @@ def _compute(
     chunk: Chunk, hashes: set[str], pack: packs.Writer, settings: Settings, progress: Progress
 ) -> set[str]:
     """Add a row for each of these pictures but those that another chunk had by then, and return those."""
+    started = time.monotonic()
+    decoding = _cpu_of_ended_processes()
     with Decoders(settings, min(cores(), len(hashes))) as decoders:
         model = load(settings)
         if model.version != chunk.plan.feature_version:
@@ -87,10 +93,21 @@ def _compute(
     pack.statistics |= {
         "precision": model.precision,
         "device": model.device,
-        "computing": device.computing,
-        "waiting for pictures": device.waiting,
+        "split": {
+            "starting": asked - started,
+            "waiting for the device": pack.statistics["waited"],
+            "waiting for pictures": device.waiting,
+            "computing": device.computing,
+            "decoding": _cpu_of_ended_processes() - decoding,
+        },
     }
     return known
+
+
+def _cpu_of_ended_processes() -> float:
+    """CPU seconds of all child processes that this one has seen end."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class _Device:
@@ -98,55 +115,70 @@ class _Device:
 
     def __init__(self, model: Model) -> None:
         self._model = model
-        self._idle_since = time.monotonic()
+        self._lock = threading.Lock()
+        self._batches = 0
+        self._since = time.monotonic()
+        self.streams = model.streams
         self.computing = 0.0
-        """Seconds."""
+        """Seconds in which it had a batch or more."""
         self.waiting = 0.0
-        """Seconds without a batch to compute."""
+        """Seconds without any."""
 
     def compute(self, batch: Tensor) -> Tensor:
-        """As the model does."""
-        started = time.monotonic()
-        self.waiting += started - self._idle_since
-        features = self._model.compute(batch)
-        self._idle_since = time.monotonic()
-        self.computing += self._idle_since - started
-        return features
+        """As the model does; from as many threads at once as it has streams."""
+        self._count(+1)
+        try:
+            return self._model.compute(batch)
+        finally:
+            self._count(-1)
+
+    def _count(self, change: int) -> None:
+        with self._lock:
+            now = time.monotonic()
+            if self._batches:
+                self.computing += now - self._since
+            else:
+                self.waiting += now - self._since
+            self._since = now
+            self._batches += change
 
 
 def _features(work: Iterator[Decoded], device: _Device, batch_size: int) -> Iterator[Row]:
-    """Each picture's row. While one batch is computed, in a thread, the next one is filled."""
-    with ThreadPoolExecutor(1, thread_name_prefix="model") as thread:
-        ahead: tuple[list[str], Future[Tensor]] | None = None
-        for hashes, tensors, refused in _batches(work, batch_size):
-            last, ahead = ahead, (hashes, thread.submit(device.compute, tensors)) if hashes else None
+    """Each picture's row. While some batches are computed, in threads, the next one is filled."""
+    with ThreadPoolExecutor(device.streams, thread_name_prefix="model") as threads:
+        ahead: deque[tuple[list[str], Future[Tensor]]] = deque()
+        for hashes, tensors, refused in _batches(work, batch_size, device.streams + 1):
+            if hashes:
+                ahead.append((hashes, threads.submit(device.compute, tensors)))
             yield from refused
-            if last:
-                yield from _computed(*last)
-        if ahead:
-            yield from _computed(*ahead)
+            if len(ahead) > device.streams:
+                yield from _computed(*ahead.popleft())
+        for batch in ahead:
+            yield from _computed(*batch)
 
 
-def _batches(work: Iterator[Decoded], size: int) -> Iterator[tuple[list[str], Tensor, list[Row]]]:
+def _batches(
+    work: Iterator[Decoded], size: int, at_once: int
+) -> Iterator[tuple[list[str], Tensor, list[Row]]]:
     """Hashes and tensors of at most `size` pictures, and the rows of those met that are none.
 
-    Tensors are only good until the next batch but one is asked for.
+    Tensors are good until so many batches later the next one is asked for.
     """
-    # This one and the last one by turns.
-    tensors = np.empty((2, size, SIDE, SIDE, 3), np.float32)
+    tensors = itertools.cycle(np.empty((at_once, size, SIDE, SIDE, 3), np.float32))
+    batch = next(tensors)
     hashes: list[str] = []
     refused: list[Row] = []
     for sha256, decoded in work:
         if isinstance(decoded, BadPictureError):
             refused.append({"sha256": sha256, "status": decoded.status, "reason": decoded.reason})
             continue
-        tensors[0, len(hashes)] = decoded
+        batch[len(hashes)] = decoded
         hashes.append(sha256)
         if len(hashes) == size:
-            yield hashes, tensors[0], refused
-            tensors, hashes, refused = tensors[::-1], [], []
+            yield hashes, batch, refused
+            batch, hashes, refused = next(tensors), [], []
     if hashes or refused:
-        yield hashes, tensors[0, : len(hashes)], refused
+        yield hashes, batch[: len(hashes)], refused
 
 
 def _computed(hashes: list[str], features: Future[Tensor]) -> Iterator[Row]:

@@ -1,5 +1,7 @@
 """The one module that loads the model: pictures in, features out, and which model it was.
 
+What is loaded is the SavedModel as one frozen graph, which is kept in the data dir.
+
 TensorFlow is imported inside the functions that need it, and not at all to name a model met before.
 """
 
@@ -9,14 +11,18 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks import graph
+from tasks.decoders import cores
 from tasks.errors import ConfigurationError
 from tasks.files import appearing_whole
 from tasks.picture import PREPROCESSING_TAG, SIDE
@@ -25,6 +31,9 @@ from tasks.settings import Settings
 NAME = "inception_v3"
 DIMENSIONS = 2048
 """Floats in one feature."""
+
+_MOST_STREAMS = 4
+"""Each takes the memory of a batch on its way through the network, several hundred megabytes."""
 
 
 def weights_digest(arrays: Iterable[NDArray[Any]]) -> str:
@@ -85,33 +94,61 @@ class Model:
     """The feature version of what it computes."""
     device: str
     """"gpu" or "cpu"."""
-    _network: Callable[[Any], Any]
-    precision: str = "float32"
-    """What it computes in; told in reports, no part of the version."""
+    _network: graph.Network
+    precision: str
+    """"float32" or "bfloat16", in which it multiplies; told in reports, no part of the version."""
+    streams: int
+    """How many batches to compute at once, each in a thread of the caller's, for the device to be busy."""
 
     def compute(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Features [n, 2048] of pictures [n, 299, 299, 3] in [0, 1]; n may differ from call to call."""
-        features: NDArray[np.float32] = self._network(batch).numpy()
-        return features
+        return self._network(batch)
 
 
 def load(settings: Settings) -> Model:
-    """Load the SavedModel onto the GPU where TensorFlow sees one, else onto the CPU.
+    """Load the model onto the GPU where TensorFlow sees one, else onto the CPU.
 
     Raises:
-        ConfigurationError: as `installed_digest` does.
+        ConfigurationError: as `installed_digest` does, or FEATURES_PRECISION asks for what this machine
+            does not have.
     """
     version = feature_version(settings)
     tf = quiet_tensorflow()
     # TensorFlow would otherwise round to TF32 on newer GPUs, and the report would say float32.
     tf.config.experimental.enable_tensor_float_32_execution(False)
-    gpus = tf.config.list_physical_devices("GPU")
-    for gpu in gpus:
-        # Without it TensorFlow takes the whole GPU; refused, and not needed, once one is in use.
-        with contextlib.suppress(RuntimeError):
-            tf.config.experimental.set_memory_growth(gpu, True)
-    _, network = _open(settings.model_dir)
-    return Model(version, "gpu" if gpus else "cpu", network)
+    device = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+    precision = _precision(settings, device)
+    # Threads that share a batch wait for each other after each operation, the longer the more else runs.
+    streams = min(cores(), _MOST_STREAMS) if device == "cpu" else 1
+    network = _network(_kept_at(settings), settings.model_dir, precision == "bfloat16", streams)
+    return Model(version, device, network, precision, streams)
+
+
+@lru_cache(1)  # a program that does chunk after chunk needs it again
+def _network(kept_at: Path, folder: Path, bfloat16: bool, streams: int) -> graph.Network:
+    content = graph.kept(kept_at, lambda: _frozen(folder))
+    return graph.network(content, bfloat16=bfloat16, streams=streams, threads=cores() // streams)
+
+
+def _precision(settings: Settings, device: str) -> str:
+    has_bfloat16 = device == "cpu" and graph.bfloat16_is_fast()
+    if settings.precision == "bfloat16" and not has_bfloat16:
+        raise ConfigurationError(
+            f"FEATURES_PRECISION is bfloat16, which this machine's {device.upper()} does not compute here. "
+            "Leave it out, or make it auto or float32."
+        )
+    if settings.precision == "auto":
+        return "bfloat16" if has_bfloat16 else "float32"
+    return settings.precision
+
+
+def _kept_at(settings: Settings) -> Path:
+    """Where the model's graph is kept: under a name for all that it is made from."""
+    made_from = hashlib.sha256(_files_digest(settings.model_dir).encode())
+    with (settings.model_dir / "saved_model.pb").open("rb") as file:
+        made_from.update(hashlib.file_digest(file, "sha256").digest())
+    made_from.update(installed_version("tensorflow").encode())
+    return settings.data_dir / "frozen_graphs" / made_from.hexdigest()
 
 
 def quiet_tensorflow() -> Any:
@@ -137,12 +174,8 @@ def _stderr_dropped() -> Iterator[None]:
         os.close(saved)
 
 
-def _open(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
-    """The SavedModel as loaded, and a function from [n, 299, 299, 3] to [n, 2048].
-
-    The variables are not frozen into constants: that computes 5 % faster at batches of 8 and more,
-    and takes as long as 100 to 150 pictures.
-    """
+def _open(folder: Path) -> tuple[Any, Any]:
+    """The SavedModel as loaded, and its concrete function from [n, 299, 299, 3] to [n, 2048]."""
     tf = quiet_tensorflow()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tensorflow_hub imports pkg_resources, which warns
@@ -158,7 +191,8 @@ def _open(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
             output = call(batch)
             return output["default"] if isinstance(output, dict) else output
 
-        shape = network.get_concrete_function().output_shapes
+        function = network.get_concrete_function()
+        shape = function.output_shapes
     except (MemoryError, tf.errors.ResourceExhaustedError):
         raise  # the machine's trouble, not the model's: a later attempt may succeed
     # Whatever else a broken or foreign file makes TensorFlow raise, the remedy is the same.
@@ -178,7 +212,13 @@ def _open(folder: Path) -> tuple[Any, Callable[[Any], Any]]:
             f"The SavedModel in {folder} keeps no variables, so its weights cannot be told apart "
             "from others. Remove the folder and run `make model`."
         )
-    return saved_model, network
+    return saved_model, function
+
+
+def _frozen(folder: Path) -> bytes:
+    # The function itself does not keep the variables, which live as long as the SavedModel.
+    _saved_model, function = _open(folder)
+    return graph.frozen(function)
 
 
 def _files_digest(folder: Path) -> str:

@@ -68,6 +68,8 @@ def described(report: dict[str, Any]) -> str:
             lines.append(
                 f"{stage:<10}{measured['seconds']:>8.1f} s {measured['items_per_second']:>10.1f} {what}"
             )
+    if bottleneck := _bottleneck(report.get("stages", {})):
+        lines.append(bottleneck)
     if expected := report.get("expected"):
         if expected["from_runs"]:
             lines.append(
@@ -77,3 +79,13 @@ def described(report: dict[str, Any]) -> str:
         else:
             lines.append("expected  unknown: no recent run to go by")
     return "\n".join(lines)
+
+
+def _bottleneck(stages: dict[str, Any]) -> str | None:
+    """Of the stage that took longest, what most of its time went by with; None where no stage has told."""
+    split = {name: stage["split"] for name, stage in stages.items() if stage.get("split")}
+    if not split:
+        return None
+    longest = max(split, key=lambda name: stages[name]["seconds"])
+    part = max(split[longest], key=split[longest].__getitem__)
+    return f"bottleneck: {longest}, {part} {split[longest][part]:.1f} s"

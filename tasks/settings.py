@@ -1,7 +1,7 @@
 """Every setting, named once: the environment variable is FEATURES_ and the field's name in capitals."""
 
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
@@ -39,7 +39,10 @@ class Settings(BaseSettings):
     model_digest: str = Field(default="", pattern="^([0-9a-f]{64})?$")
     """The weights' digest that the model must have; empty accepts what is there."""
 
-    chunk_size: int = Field(default=500, ge=1, le=20_000)
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """What the model multiplies in; auto is bfloat16 where the CPU does that itself, else float32."""
+
+    chunk_size: int = Field(default=2_000, ge=1, le=20_000)
     """Items in a chunk, while a run has at most 100 of them."""
     downloads: int = Field(default=32, ge=1)
     """Pictures one chunk downloads at once."""

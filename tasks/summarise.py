@@ -157,6 +157,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
     for stage, file in zip(reports.STAGES, ("pictures", "features", "outcomes"), strict=True):
         items, seconds = 0, 0.0
         waited: list[float] = []
+        split: Counter[str] = Counter()
         for chunk in plan.chunks:
             pack: Path = getattr(chunk, file)
             if pack.exists():
@@ -164,6 +165,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
                 items += chunk.stop - chunk.start
                 seconds += statistics["seconds"]
                 waited += [statistics["waited"]] if "waited" in statistics else []
+                split.update(statistics.get("split", {}))
                 total_bytes += statistics.get("bytes", 0)
                 requests += statistics.get("requests", 0)
                 precisions.add(statistics.get("precision"))
@@ -171,6 +173,8 @@ def _measured(plan: Plan) -> dict[str, Any]:
         stages[stage] = _rate(items, seconds)
         if waited:  # for a device that another chunk had
             stages[stage]["waited_seconds"] = round(sum(waited), 3)
+        if split:
+            stages[stage]["split"] = {name: round(seconds, 3) for name, seconds in split.items()}
     return {
         "bytes": total_bytes,
         "requests": requests,

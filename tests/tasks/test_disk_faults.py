@@ -40,7 +40,9 @@ class Run:
     def __init__(self, shop: SmallShop, server: ScriptedServer, model: tuple[Path, Features]) -> None:
         self.shop = shop
         self.server = server
-        self.settings: Settings = shop.settings(image_hosts=(server.host,), model_dir=model[0], batch_size=4)
+        self.settings: Settings = shop.settings(
+            image_hosts=(server.host,), model_dir=model[0], batch_size=4, precision="float32"
+        )
         self.kernel = model[1]
         self.ids = [f"{number:03}" for number in range(ITEMS)]
         for number, item_id in enumerate(self.ids):

@@ -18,6 +18,7 @@ from local_stack.garments import draw
 from local_stack.process import free_port
 from tasks import __main__ as module
 from tasks import packs
+from tasks.graph import bfloat16_is_fast
 from tasks.model import load
 from tasks.search import FEATURE, URL, VERSION, SearchIndex
 from tasks.settings import REPOSITORY, Settings
@@ -269,13 +270,13 @@ def test_the_command_as_a_person_gives_it(sqlite_shop, image_server, version):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert [line.split() for line in lines[:2]] == [["planned", "2"], ["indexed", "2"]]
-    assert [line.split()[0] for line in lines[2:]] == ["plan", "download", "extract", "index"]
+    assert [line.split()[0] for line in lines[2:]] == ["plan", "download", "extract", "index", "bottleneck:"]
     assert "Traceback" not in done.stderr
     assert sqlite_shop.versions() == {"007": version, "KR-1": version}
     report = json.loads((sqlite_shop.data_dir / "command_line" / "by hand" / "report.json").read_text())
     assert report["category_ids"] == [CATEGORY]
     assert report["feature_version"] == version
-    assert report["precision"] == "float32"
+    assert report["precision"] == ("bfloat16" if bfloat16_is_fast() else "float32")
 
 
 def incompatible(shop, **mappings):

@@ -1,6 +1,7 @@
 """Tests of tasks/model.py: the identity of a model, and what is refused as one."""
 
 import hashlib
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import model
+from tasks import graph, model
 from tasks.errors import ConfigurationError
 from tasks.picture import PREPROCESSING_TAG
 from tasks.settings import Settings
@@ -150,9 +151,10 @@ def test_features_of_another_width_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("called", [True, False], ids=["callable", "TF-Hub's default signature"])
-def test_computes_any_number_of_pictures_in_one_trace(called: bool, tmp_path: Path) -> None:
+def test_computes_any_number_of_pictures(called: bool, tmp_path: Path) -> None:
     kernel = save_tiny(tmp_path / "model", called=called)
-    loaded = model.load(Settings(data_dir=tmp_path / "var", model_dir=tmp_path / "model"))
+    settings = Settings(data_dir=tmp_path / "var", model_dir=tmp_path / "model", precision="float32")
+    loaded = model.load(settings)
     pictures = np.random.default_rng(3).random((5, 299, 299, 3), np.float32)
 
     for count in (1, 5, 2):
@@ -160,21 +162,132 @@ def test_computes_any_number_of_pictures_in_one_trace(called: bool, tmp_path: Pa
         assert features.dtype == np.float32
         np.testing.assert_allclose(features, pictures[:count].mean(axis=(1, 2)) @ kernel, rtol=1e-4)
 
-    assert loaded._network.experimental_get_tracing_count() == 1
     assert loaded.precision == "float32"
     assert loaded.device in ("cpu", "gpu")
-    assert loaded.version == model.feature_version(
-        Settings(data_dir=tmp_path / "var", model_dir=tmp_path / "model")
-    )
+    assert loaded.version == model.feature_version(settings)
 
 
-def test_the_real_model_gives_the_same_feature_in_any_batch(settings: Settings) -> None:
-    loaded = model.load(settings)
-    pictures = np.random.default_rng(5).random((3, 299, 299, 3), np.float32)
+def kept_graphs(settings: Settings) -> list[Path]:
+    return sorted((settings.data_dir / "frozen_graphs").iterdir())
 
-    together = loaded.compute(pictures)
 
-    assert together.shape == (3, 2048)
-    assert np.linalg.norm(together, axis=1).min() > 1
-    alone = np.concatenate([loaded.compute(pictures[i : i + 1]) for i in range(3)])
-    np.testing.assert_allclose(alone, together, atol=1e-4)
+def test_the_graph_is_kept_and_the_savedmodel_not_opened_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernel = save_tiny(tmp_path / "model")
+    settings = Settings(data_dir=tmp_path / "var", model_dir=tmp_path / "model", precision="float32")
+    pictures = np.random.default_rng(3).random((2, 299, 299, 3), np.float32)
+    first = model.load(settings).compute(pictures)
+    (kept,) = kept_graphs(settings)
+    before = kept.stat()
+    model._network.cache_clear()  # as in another process
+
+    def opened(_: Path) -> None:
+        raise AssertionError("the SavedModel was opened although its graph is kept")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(model, "_open", opened)
+        np.testing.assert_array_equal(model.load(settings).compute(pictures), first)
+    np.testing.assert_allclose(first, pictures.mean(axis=(1, 2)) @ kernel, rtol=1e-4)
+    assert kept.stat() == before
+
+
+@pytest.mark.parametrize("changed", ["variables", "graph"])
+def test_another_model_has_a_graph_of_its_own(changed: str, tmp_path: Path) -> None:
+    import tensorflow as tf
+
+    class Scaled(tf.Module):
+        variables: Any = ()
+
+        def __init__(self, kernel: np.ndarray, scale: float) -> None:
+            self.variables = [tf.Variable(kernel)]
+            self.scale = scale
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 299, 299, 3], tf.float32)])
+        def __call__(self, images: Any) -> Any:
+            return tf.reduce_mean(images, [1, 2]) @ self.variables[0] * self.scale
+
+    kernel = np.random.default_rng(2).random((3, model.DIMENSIONS), np.float32)
+    other = (kernel + 1, 1.0) if changed == "variables" else (kernel, 3.0)
+    pictures = np.random.default_rng(3).random((2, 299, 299, 3), np.float32)
+    settings = Settings(data_dir=tmp_path / "var", model_dir=tmp_path / "model", precision="float32")
+    for weights, scale in ((kernel, 1.0), other):
+        tf.saved_model.save(Scaled(weights, scale), str(settings.model_dir))
+        np.testing.assert_allclose(
+            model.load(settings).compute(pictures), pictures.mean(axis=(1, 2)) @ weights * scale, rtol=1e-4
+        )
+        shutil.rmtree(settings.model_dir)
+    assert len(kept_graphs(settings)) == 2
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "fast", "given"),
+    [
+        ("auto", "cpu", True, "bfloat16"),
+        ("auto", "cpu", False, "float32"),
+        ("auto", "gpu", True, "float32"),
+        ("float32", "cpu", True, "float32"),
+        ("bfloat16", "cpu", True, "bfloat16"),
+        ("bfloat16", "cpu", False, None),
+        ("bfloat16", "gpu", True, None),
+    ],
+)
+def test_precision_is_what_setting_and_machine_allow(
+    asked: Any, device: str, fast: bool, given: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(graph, "bfloat16_is_fast", lambda: fast)
+    settings = Settings(precision=asked)
+    if given is None:
+        with pytest.raises(ConfigurationError, match=r"FEATURES_PRECISION .* auto or float32"):
+            model._precision(settings, device)
+    else:
+        assert model._precision(settings, device) == given
+
+
+@pytest.fixture(scope="module")
+def pictures() -> np.ndarray:
+    """Noise of several grains: what is alike in all pictures would hide a difference."""
+    random = np.random.default_rng(5)
+    grains = (1, 13, 23)
+    coarse = [random.random((299 // grain, 299 // grain, 3), np.float32) for grain in grains]
+    grown = [np.repeat(np.repeat(one, grain, 0), grain, 1) for one, grain in zip(coarse, grains, strict=True)]
+    return np.stack([one[:299, :299] for one in grown])
+
+
+@pytest.fixture(scope="module")
+def keras_features(settings: Settings, pictures: np.ndarray) -> np.ndarray:
+    """Their features by Keras's own network, with the SavedModel's variables in it."""
+    tf = model.quiet_tensorflow()
+    import keras
+
+    network = keras.applications.InceptionV3(include_top=False, pooling="avg", weights=None)
+    variables = tf.saved_model.load(str(settings.model_dir)).variables
+    network.set_weights([variable.numpy() for variable in variables])
+    features: np.ndarray = network(pictures * 2 - 1, training=False).numpy()
+    return features
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_features_agree_with_keras_in_any_batch(
+    precision: Any, settings: Settings, pictures: np.ndarray, keras_features: np.ndarray
+) -> None:
+    if precision == "bfloat16" and not graph.bfloat16_is_fast():
+        pytest.skip("this CPU does not compute in bfloat16")
+    loaded = model.load(settings.model_copy(update={"precision": precision}))
+
+    # A first batch, a last one that is shorter, each alone, and more than before.
+    batches = ([pictures, pictures[:1]], [pictures[:2], pictures[2:]], np.split(pictures, 3))
+    runs = [np.concatenate([loaded.compute(batch) for batch in of_run])[:3] for of_run in batches]
+
+    assert loaded.precision == precision
+    for features in runs:
+        assert features.shape == (3, 2048)
+        assert features.dtype == np.float32
+        np.testing.assert_allclose(features, runs[0], atol=1e-4 if precision == "float32" else 0.02)
+        if precision == "float32":
+            np.testing.assert_allclose(features, keras_features, atol=1e-3)
+        else:
+            cosine = (features * keras_features).sum(axis=1) / (
+                np.linalg.norm(features, axis=1) * np.linalg.norm(keras_features, axis=1)
+            )
+            assert 0.998 < cosine.min() < 1 - 1e-6, "close, and yet not float32"

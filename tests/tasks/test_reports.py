@@ -96,6 +96,28 @@ def test_a_report_in_a_few_lines():
     assert lines[-1].split() == ["download", "3.0", "s", "3.0", "images/s"]
 
 
+def test_the_bottleneck_is_the_largest_part_of_the_longest_stage():
+    def stage(seconds, **split):
+        return {"items": 9, "seconds": seconds, "items_per_second": 9 / seconds} | (
+            {"split": split} if split else {}
+        )
+
+    report = {
+        "planned": 9,
+        "counts": {"indexed": 9},
+        "stages": {
+            "plan": stage(70.0),
+            "download": stage(20.0, network=19.0),
+            "extract": stage(60.0, starting=4.5, computing=51.26, decoding=12.0),
+        },
+    }
+    assert reports.described(report).splitlines()[-1] == "bottleneck: extract, computing 51.3 s"
+    del report["stages"]["extract"]["split"]
+    assert reports.described(report).splitlines()[-1] == "bottleneck: download, network 19.0 s"
+    del report["stages"]["download"]["split"]
+    assert "bottleneck" not in reports.described(report)
+
+
 def test_a_preview_in_a_few_lines():
     preview = {"planned": 12, "counts": {"current": 3, "to_do": 9}}
     known = preview | {"expected": {"bytes": 2_500_000, "seconds": 61.2, "from_runs": 4}}

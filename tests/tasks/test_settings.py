@@ -17,6 +17,7 @@ VALUES: dict[str, tuple[str, str, Any]] = {
     "FEATURES_MIX_VERSIONS": ("mix_versions", "true", True),
     "FEATURES_MODEL_DIR": ("model_dir", "/opt/model", Path("/opt/model")),
     "FEATURES_MODEL_DIGEST": ("model_digest", "0f" * 32, "0f" * 32),
+    "FEATURES_PRECISION": ("precision", "float32", "float32"),
     "FEATURES_CHUNK_SIZE": ("chunk_size", "20000", 20_000),
     "FEATURES_DOWNLOADS": ("downloads", "7", 7),
     "FEATURES_DOWNLOADS_PER_HOST": ("downloads_per_host", "3", 3),
@@ -84,6 +85,7 @@ def test_an_empty_variable_means_the_default(variable: str, monkeypatch: pytest.
 @pytest.mark.parametrize(
     ("variable", "text"),
     [
+        ("FEATURES_PRECISION", "int8"),
         ("FEATURES_CHUNK_SIZE", "many"),
         ("FEATURES_CHUNK_SIZE", "0"),
         ("FEATURES_CHUNK_SIZE", "20001"),

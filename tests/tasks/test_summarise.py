@@ -53,6 +53,7 @@ def make_plan(folder, chunks, *, current=0, request=None, **fields):
         if reached in ("extract", "index"):
             with packs.writing(chunk.features, packs.FEATURES) as pack:
                 pack.statistics |= {"seconds": 4.0, "waited": 1.5, "precision": "float32", "device": "cpu"}
+                pack.statistics["split"] = {"computing": 2.5, f"only of {chunk.number}": 0.5}
         if reached == "index":
             with packs.writing(chunk.outcomes, packs.OUTCOMES) as pack:
                 for offset, status in enumerate(statuses):
@@ -191,7 +192,13 @@ def test_the_report_has_all_that_the_contract_names(tmp_path):
     assert report["stages"] == {
         "plan": {"items": 10, "seconds": 0.25, "items_per_second": 40.0},
         "download": {"items": 6, "seconds": 4.0, "items_per_second": 1.5},
-        "extract": {"items": 6, "seconds": 8.0, "items_per_second": 0.75, "waited_seconds": 3.0},
+        "extract": {
+            "items": 6,
+            "seconds": 8.0,
+            "items_per_second": 0.75,
+            "waited_seconds": 3.0,
+            "split": {"computing": 5.0, "only of 0": 0.5, "only of 1": 0.5},
+        },
         "index": {"items": 4, "seconds": 0.5, "items_per_second": 8.0},
     }
     # What failed comes before what only waits.

@@ -1,0 +1,207 @@
+"""The whole pipeline, from catalogue to searchable, against the model alone and against the prototype's way.
+
+Three things take turns, each round: the model alone, fed with ready tensors in the batches that are best for
+it; the pipeline as a program, Python's start, TensorFlow's import and loading the model included; and the
+prototype, without its start. CPU seconds are those of our own processes; what Elasticsearch and the image
+server took beside them is stated apart.
+
+Then each stage does its work on a model that costs nothing, once to warm up and once measured: that is what
+everything but the model costs, and what would feed a faster one. It is compared with the decoder's own limit,
+bare Pillow and our resize in a loop.
+"""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from benchmarks import free_model, photo_server, prototype
+from benchmarks.cpu import cpu_seconds, server_cpu_seconds
+from benchmarks.figures import Figure
+from benchmarks.model_alone import Pace, pace
+from benchmarks.shop import variables_set
+from benchmarks.volume import CATEGORY, VolumeShop, volume_shop
+from tasks import download, extract, index, plan
+from tasks.connections import SEARCH, Services
+from tasks.errors import RunFailedError
+from tasks.model import DIMENSIONS, load
+from tasks.picture import decode, to_tensor
+from tasks.runs import Request
+from tasks.search import FEATURE
+from tasks.settings import REPOSITORY, Settings
+
+ITEMS = 5_000
+PROTOTYPE_ITEMS = 60
+BATCHES = (16, 32, 64)
+PICTURES_A_BATCH = 128
+"""The model alone computes so many in each size of batch."""
+FREE_ITEMS = 2_000
+DECODED = 400
+
+
+def measure(photos: Path, rounds: int) -> list[Figure]:
+    """Measure the model, the pipeline and the prototype `rounds` times by turns, then the stages.
+
+    Raises:
+        FeatureIndexError: a run failed, or did not index every item.
+    """
+    with volume_shop(photos) as shop:
+        model = load(Settings.load())
+        tensors = _tensors(photos)
+        for size in BATCHES:  # the first batch of a size is optimised
+            pace(model, tensors, size)
+        paces: dict[str, list[Pace]] = {}
+        servers: list[dict[str, float]] = []
+        for number in range(rounds):
+            for size in BATCHES:
+                name = f"batches of {size}"
+                paces.setdefault(name, []).append(_said(number, name, lambda s=size: pace(model, tensors, s)))
+            before = server_cpu_seconds()
+            paces.setdefault("pipeline", []).append(
+                _said(number, "pipeline", lambda n=number: _pipeline(shop, f"round-{n}"))
+            )
+            servers.append({name: used - before[name] for name, used in server_cpu_seconds().items()})
+            paces.setdefault("prototype", []).append(_said(number, "prototype", lambda: _prototype(shop)))
+        return [
+            *_compared(paces),
+            *(
+                Figure(f"CPU of {name} beside the pipeline, ms a picture", 1000 * median(used) / ITEMS)
+                for name in servers[0]
+                if any(used := [one[name] for one in servers])
+            ),
+            *_around_the_model(shop, photos),
+        ]
+
+
+def _compared(paces: dict[str, list[Pace]]) -> list[Figure]:
+    best = max(
+        (name for name in paces if name.startswith("batches")),
+        key=lambda name: median(cpu for _, cpu in paces[name]),
+    )
+    figures = [
+        Figure(f"{shown}, pictures a {unit}", median(measured[which] for measured in paces[name]))
+        for name, shown in (
+            (best, f"model alone, {best}"),
+            ("pipeline", "pipeline"),
+            ("prototype", "prototype"),
+        )
+        for which, unit in ((0, "second"), (1, "CPU second"))
+    ]
+
+    def ratio(name: str, other: str, which: int) -> float:
+        return median(a[which] / b[which] for a, b in zip(paces[name], paces[other], strict=True))
+
+    return [
+        *figures,
+        Figure("pipeline / model alone, CPU", ratio("pipeline", best, 1), at_least=0.90),
+        Figure("pipeline / model alone, clock", ratio("pipeline", best, 0), at_least=0.80),
+        Figure("pipeline / prototype, clock", ratio("pipeline", "prototype", 0), at_least=2.6),
+        Figure("pipeline / prototype, CPU", ratio("pipeline", "prototype", 1)),
+    ]
+
+
+def _said(number: int, name: str, measured: Callable[[], Pace]) -> Pace:
+    print(f"round {number + 1}, {name} ...", end=" ", file=sys.stderr, flush=True)
+    found = measured()
+    print(f"{found[0]:.1f} a second, {found[1]:.1f} a CPU second", file=sys.stderr, flush=True)
+    return found
+
+
+def _tensors(photos: Path) -> Any:
+    contents = photo_server.photos_in(photos)[:PICTURES_A_BATCH]
+    return np.stack([to_tensor(decode(content, 50_000_000)) for content in contents])
+
+
+def _pipeline(shop: VolumeShop, name: str) -> Pace:
+    shop.stock([shop.url(item) for item in range(ITEMS)])
+    cpu = cpu_seconds()
+    seconds, report = shop.run(name)
+    cpu = cpu_seconds() - cpu
+    if report["counts"] != {"indexed": ITEMS}:
+        raise RunFailedError(f"The pipeline was to index {ITEMS} items and reports {report['counts']}.")
+    return ITEMS / seconds, ITEMS / cpu
+
+
+def _prototype(shop: VolumeShop) -> Pace:
+    urls = [shop.url(item) for item in range(PROTOTYPE_ITEMS + prototype.WARM_UP)]
+    shop.stock(urls)
+    vector = {"type": "dense_vector", "dims": DIMENSIONS, "similarity": "cosine"}
+    shop.search.indices.put_mapping(index=shop.index, properties={FEATURE: vector})
+    server = shop.environment[f"AIRFLOW_CONN_{SEARCH.upper()}"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.prototype", server, shop.index],
+        input="".join(f"{item:010}\t{url}\n" for item, url in enumerate(urls)),
+        capture_output=True,
+        text=True,
+        cwd=REPOSITORY,
+    )
+    if done.returncode != 0:
+        raise RunFailedError(f"The prototype failed.\n{done.stderr}")
+    took = json.loads(done.stdout)
+    shop.search.indices.refresh(index=shop.index)
+    found = shop.search.count(index=shop.index, query={"exists": {"field": FEATURE}})["count"]
+    if found != len(urls) or took["items"] != PROTOTYPE_ITEMS:
+        raise RunFailedError(f"The prototype was to index {len(urls)} items, and {found} have a feature.")
+    return took["items"] / took["seconds"], took["items"] / took["cpu"]
+
+
+def _around_the_model(shop: VolumeShop, photos: Path) -> list[Figure]:
+    """What each stage costs a picture, on a model that costs nothing."""
+    free_model.save(shop.folder / "free_model")
+    with variables_set({"FEATURES_MODEL_DIR": str(shop.folder / "free_model")}):
+        _stage_by_stage(shop, "warm-up", 100)
+        stages = _stage_by_stage(shop, "free", FREE_ITEMS)
+    limit = _decoder_limit(photos)
+    own = FREE_ITEMS / sum(stages.values())
+    return [
+        *(
+            Figure(f"free model: {name}, CPU ms a picture", 1000 * cpu / FREE_ITEMS)
+            for name, cpu in stages.items()
+        ),
+        Figure("bare decoding and resizing, CPU ms a picture", 1000 / limit),
+        Figure("free model: pictures a CPU second, so a core", own),
+        Figure("free model: extract alone, pictures a CPU second", FREE_ITEMS / stages["extract"]),
+        Figure("free model: pipeline / bare decoding, CPU", own / limit, at_least=0.7),
+        Figure("free model: extract / bare decoding, CPU", FREE_ITEMS / stages["extract"] / limit),
+    ]
+
+
+def _stage_by_stage(shop: VolumeShop, name: str, items: int) -> dict[str, float]:
+    """CPU seconds of each stage, in this process, which has TensorFlow imported already."""
+    print(f"{items} items on a free model ...", file=sys.stderr, flush=True)
+    shop.stock([shop.url(item) for item in range(items)])
+    settings, services = Settings.load(), Services.from_environment()
+    used: dict[str, float] = {}
+
+    def counted(stage: str, work: Callable[[], Any]) -> Any:
+        cpu = cpu_seconds()
+        result = work()
+        used[stage] = used.get(stage, 0.0) + cpu_seconds() - cpu
+        return result
+
+    request = Request("benchmark", name, category_ids=(CATEGORY,))
+    planned = counted("plan", lambda: plan.run(request, settings, services))
+    indexed = 0
+    for chunk in planned.chunks:
+        counted("download", lambda c=chunk: download.run(c, settings))
+        counted("extract", lambda c=chunk: extract.run(c, settings))
+        indexed += counted("index", lambda c=chunk: index.run(c, settings, services))["counts"]["indexed"]
+    if indexed != items:
+        raise RunFailedError(f"{items} items were to be indexed, and {indexed} were.")
+    return used
+
+
+def _decoder_limit(photos: Path) -> float:
+    """Pictures a CPU second of decoding and resizing alone."""
+    contents = photo_server.photos_in(photos)[:DECODED]
+    tensor = to_tensor(decode(contents[0], 50_000_000))
+    cpu = time.process_time()
+    for content in contents:
+        to_tensor(decode(content, 50_000_000), tensor)
+    return len(contents) / (time.process_time() - cpu)

@@ -1,0 +1,74 @@
+"""Tests of tasks/graph.py: graphs that are kept, and what the CPU can do; test_model.py computes with them"""
+
+from pathlib import Path
+
+import pytest
+
+from tasks.graph import bfloat16_is_fast, kept
+
+CONTENT = bytes(range(256)) * 40
+
+
+def made_once(path: Path, content: bytes = CONTENT) -> int:
+    """How often a graph is made where one may be kept; what comes is always right."""
+    made = []
+
+    def make() -> bytes:
+        made.append(content)
+        return content
+
+    assert kept(path, make) == content
+    return len(made)
+
+
+def test_a_graph_is_made_once(tmp_path: Path) -> None:
+    path = tmp_path / "graphs" / "one"
+    assert [made_once(path), made_once(path)] == [1, 0]
+    assert [file.name for file in path.parent.iterdir()] == ["one"]
+
+
+@pytest.mark.parametrize("position", [0, 31, 32, 5_000, -1])
+def test_one_wrong_bit_makes_it_anew(position: int, tmp_path: Path) -> None:
+    path = tmp_path / "one"
+    made_once(path)
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[position] ^= 4
+    path.write_bytes(damaged)
+
+    assert [made_once(path), made_once(path)] == [1, 0]
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"torn", CONTENT], ids=["empty", "torn", "no checksum"])
+def test_what_is_no_kept_graph_makes_it_anew(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "one"
+    path.write_bytes(content)
+    assert [made_once(path), made_once(path)] == [1, 0]
+
+
+def test_a_graph_kept_for_another_model_is_not_taken(tmp_path: Path) -> None:
+    made_once(tmp_path / "one", b"the graph of another model")
+    (tmp_path / "two").write_bytes((tmp_path / "one").read_bytes())
+    assert made_once(tmp_path / "two") == 1
+
+
+@pytest.mark.parametrize(
+    ("cpuinfo", "fast"),
+    [
+        ("processor\t: 0\nflags\t\t: fpu avx512f avx512_bf16 avx512_vnni\n", True),
+        ("processor\t: 0\nflags\t\t: fpu amx_tile amx_bf16 amx_int8\n", True),
+        ("processor\t: 0\nflags\t\t: fpu avx2 avx512f avx512_vnni\n", False),
+        ("processor\t: 0\nmodel name\t: with avx512_bf16\nflags\t\t: fpu\n", False),
+        ("", False),
+    ],
+)
+def test_the_cpu_s_flags_tell_whether_it_multiplies_bfloat16(
+    cpuinfo: str, fast: bool, tmp_path: Path
+) -> None:
+    (tmp_path / "cpuinfo").write_text(cpuinfo)
+    assert bfloat16_is_fast(tmp_path / "cpuinfo") is fast
+
+
+def test_without_a_list_of_flags_it_does_not(tmp_path: Path) -> None:
+    assert not bfloat16_is_fast(tmp_path / "none")
