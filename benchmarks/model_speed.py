@@ -19,9 +19,8 @@ import numpy as np
 from benchmarks import photo_server
 from benchmarks.figures import Figure
 from benchmarks.model_alone import Pace, pace
-from tasks.decoders import cores
 from tasks.errors import RunFailedError, ServiceUnavailableError
-from tasks.graph import bfloat16_is_fast
+from tasks.machine import bfloat16_is_fast, cores
 from tasks.model import load
 from tasks.picture import decode, to_tensor
 from tasks.settings import REPOSITORY, Settings

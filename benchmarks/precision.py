@@ -18,7 +18,7 @@ from benchmarks.figures import Figure
 from benchmarks.retrieval import NEIGHBOURS, agreement, approximate_neighbours, exact_neighbours
 from benchmarks.shop import BenchmarkShop, running_shop
 from tasks.errors import ConfigurationError
-from tasks.graph import bfloat16_is_fast
+from tasks.machine import bfloat16_is_fast
 from tasks.model import DIMENSIONS, load
 from tasks.picture import decode, to_tensor
 from tasks.search import FEATURE, VERSION

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.figures import Figure, table
 from tasks import files
-from tasks.decoders import cores
+from tasks.machine import cores
 from tasks.settings import REPOSITORY
 
 DOCS = REPOSITORY / "docs"

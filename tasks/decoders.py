@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 
 from tasks.decoder_process import ANSWER_BYTES, DONE, READY, REQUEST
 from tasks.errors import ServiceUnavailableError
+from tasks.machine import cores
 from tasks.picture import SIDE, BadPictureError
 from tasks.settings import Settings
 from tasks.statuses import Status
@@ -59,11 +60,6 @@ _REFUSALS = {
         Status.CORRUPT,
     )
 }
-
-
-def cores() -> int:
-    """How many of the machine's cores this process may use."""
-    return len(os.sched_getaffinity(0))
 
 
 class Decoders:

@@ -22,8 +22,9 @@ from typing import Any
 import numpy as np
 
 from tasks import packs
-from tasks.decoders import Decoded, Decoders, Tensor, cores
+from tasks.decoders import Decoded, Decoders, Tensor
 from tasks.errors import ConfigurationError, ServiceUnavailableError
+from tasks.machine import cores
 from tasks.model import Model, load
 from tasks.picture import SIDE, BadPictureError
 from tasks.progress import Progress, silent

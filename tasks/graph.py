@@ -20,7 +20,6 @@ Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 _PICTURES = "pictures"
 _FEATURES = "features"
-_CPU_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def frozen(function: Any) -> bytes:
@@ -104,16 +103,6 @@ def network(graph: bytes, *, bfloat16: bool, streams: int, threads: int) -> Netw
     session = tf.compat.v1.Session(graph=imported, config=config)
     computed: Network = session.make_callable(f"{_FEATURES}:0", feed_list=[f"{_PICTURES}:0"])
     return computed
-
-
-def bfloat16_is_fast(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether this machine's CPU multiplies bfloat16 itself; where it has to convert, float32 is faster."""
-    with suppress(OSError):
-        for line in cpuinfo.read_text(errors="replace").splitlines():
-            name, _, flags = line.partition(":")
-            if name.strip() == "flags":
-                return not _CPU_FLAGS.isdisjoint(flags.split())
-    return False
 
 
 def _checksum(path: Path, graph: bytes) -> bytes:

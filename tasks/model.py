@@ -22,9 +22,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks import graph
-from tasks.decoders import cores
 from tasks.errors import ConfigurationError
 from tasks.files import appearing_whole
+from tasks.machine import bfloat16_is_fast, cores
 from tasks.picture import PREPROCESSING_TAG, SIDE
 from tasks.settings import Settings
 
@@ -131,7 +131,7 @@ def _network(kept_at: Path, folder: Path, bfloat16: bool, streams: int) -> graph
 
 
 def _precision(settings: Settings, device: str) -> str:
-    has_bfloat16 = device == "cpu" and graph.bfloat16_is_fast()
+    has_bfloat16 = device == "cpu" and bfloat16_is_fast()
     if settings.precision == "bfloat16" and not has_bfloat16:
         raise ConfigurationError(
             f"FEATURES_PRECISION is bfloat16, which this machine's {device.upper()} does not compute here. "

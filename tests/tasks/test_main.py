@@ -18,7 +18,7 @@ from local_stack.garments import draw
 from local_stack.process import free_port
 from tasks import __main__ as module
 from tasks import packs
-from tasks.graph import bfloat16_is_fast
+from tasks.machine import bfloat16_is_fast
 from tasks.model import load
 from tasks.search import FEATURE, URL, VERSION, SearchIndex
 from tasks.settings import REPOSITORY, Settings

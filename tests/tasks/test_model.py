@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import graph, model
+from tasks import model
 from tasks.errors import ConfigurationError
+from tasks.machine import bfloat16_is_fast
 from tasks.picture import PREPROCESSING_TAG
 from tasks.settings import Settings
 
@@ -235,7 +236,7 @@ def test_another_model_has_a_graph_of_its_own(changed: str, tmp_path: Path) -> N
 def test_precision_is_what_setting_and_machine_allow(
     asked: Any, device: str, fast: bool, given: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(graph, "bfloat16_is_fast", lambda: fast)
+    monkeypatch.setattr(model, "bfloat16_is_fast", lambda: fast)
     settings = Settings(precision=asked)
     if given is None:
         with pytest.raises(ConfigurationError, match=r"FEATURES_PRECISION .* auto or float32"):
@@ -271,7 +272,7 @@ def keras_features(settings: Settings, pictures: np.ndarray) -> np.ndarray:
 def test_features_agree_with_keras_in_any_batch(
     precision: Any, settings: Settings, pictures: np.ndarray, keras_features: np.ndarray
 ) -> None:
-    if precision == "bfloat16" and not graph.bfloat16_is_fast():
+    if precision == "bfloat16" and not bfloat16_is_fast():
         pytest.skip("this CPU does not compute in bfloat16")
     loaded = model.load(settings.model_copy(update={"precision": precision}))
 
