@@ -8,16 +8,15 @@ import time
 from contextvars import ContextVar
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
-from http.cookiejar import DefaultCookiePolicy
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
-import requests
-import urllib3
-from requests.adapters import HTTPAdapter
+import certifi
+from urllib3 import BaseHTTPResponse, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import HTTPError, ReadTimeoutError
+from urllib3.util import Retry, Timeout, parse_url
 from urllib3.util.connection import create_connection
 
 from tasks.addresses import AddressPolicy, RefusedURLError
@@ -28,9 +27,12 @@ MAX_URL_LENGTH = 8_191
 """Characters; what the index can hold of a URL as a term."""
 
 _MAX_REDIRECTS = 5
-_READ_BYTES = 65_536
+_RECEIVE_BYTES = 65_536
+"""What one receive may give: most pictures come with their headers in one or two."""
 _LONGEST_ABSENCE = 365 * 86_400.0
 """Seconds: what is taken of a Retry-After that names more."""
+
+_NO_RETRIES = Retry(False)
 
 _deadline: ContextVar[float] = ContextVar("deadline")
 """When the fetch of this thread has to be over, by time.monotonic()."""
@@ -55,60 +57,79 @@ class Fetcher:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._session = requests.Session()
-        # No proxy, .netrc or CA bundle from the environment, and no cookie from one shop to another.
-        self._session.trust_env = False
-        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
+        # urllib3 by itself asks no proxy, reads no .netrc and keeps no cookie.
+        self._pools = PoolManager(
+            num_pools=settings.downloads, maxsize=settings.downloads, ca_certs=certifi.where()
+        )
+        self._pools.pool_classes_by_scheme = _checked_pools(AddressPolicy(settings.image_hosts))
         # Encodings are refused: pictures are compressed already, and small bytes must not grow large.
-        self._session.headers = {
+        self._headers = {
             "User-Agent": settings.user_agent,
             "Accept": "image/*",
             "Accept-Encoding": "identity",
         }
-        adapter = _CheckedAdapter(AddressPolicy(settings.image_hosts), pool_size=settings.downloads)
-        self._session.adapters.clear()
-        self._session.mount("https://", adapter)
-        self._session.mount("http://", adapter)
 
     def fetch(self, url: str) -> Fetched:
         """Request `url` once, following redirects, each checked like the first."""
         _deadline.set(time.monotonic() + self._settings.transfer_timeout)
         try:
             for _ in range(_MAX_REDIRECTS + 1):
-                check_url(url)
-                with self._session.get(
-                    url,
-                    stream=True,
-                    allow_redirects=False,
-                    timeout=(_time_left(self._settings.connect_timeout), self._settings.read_timeout),
-                ) as response:
-                    location = self._session.get_redirect_target(response)
-                    if location is None:
+                response = self._answer(check_url(url))
+                try:
+                    location = response.get_redirect_location()
+                    if not location:
                         return self._taken(response)
-                    url = urljoin(url, location)
+                finally:
+                    # A connection whose answer was read to its end is back in its pool by now.
+                    response.close()
+                # Headers are read as Latin-1, and what is not ASCII in this one is UTF-8.
+                url = urljoin(url, location.encode("latin-1").decode())
             return Fetched(status=Status.UNREACHABLE, reason=f"more than {_MAX_REDIRECTS} redirects")
         except RefusedURLError as error:
             return Fetched(status=error.status, reason=error.reason)
         except ValueError as error:
             # Every library on the way says so, in a class of its own, of a URL it cannot take apart.
             return Fetched(status=Status.INVALID_URL, reason=f"not a URL: {error}"[:300])
-        except (requests.exceptions.RequestException, HTTPError, OSError) as error:
+        except (HTTPError, OSError) as error:
             return _network_failure(error, self._settings)
 
-    def _taken(self, response: requests.Response) -> Fetched:
-        if response.status_code != 200:
+    def _answer(self, url: str) -> BaseHTTPResponse:
+        """The answer to one request, its headers read and its body not."""
+        # This library may read an odd URL in another way than check_url did, and its way is what counts.
+        parts = parse_url(url.lstrip())
+        if parts.scheme not in ("http", "https") or not parts.host or parts.auth is not None:
+            raise ValueError("it can be read in more than one way")
+        if parts.host.startswith((".", "*")):
+            raise ValueError("no host has such a name")
+        pool = self._pools.connection_from_host(parts.host, parts.port, parts.scheme)
+        return pool.urlopen(
+            "GET",
+            parts.request_uri,
+            headers=self._headers,
+            retries=_NO_RETRIES,
+            redirect=False,
+            assert_same_host=False,
+            timeout=Timeout(
+                connect=_time_left(self._settings.connect_timeout), read=self._settings.read_timeout
+            ),
+            preload_content=False,
+            decode_content=False,
+        )
+
+    def _taken(self, response: BaseHTTPResponse) -> Fetched:
+        if response.status != 200:
             return _refused(response)
         limit = self._settings.max_image_bytes
-        announced = response.raw.length_remaining
+        announced = response.length_remaining
         if announced is not None and announced > limit:
             return Fetched(status=Status.TOO_LARGE, reason=f"{announced} bytes, more than {limit}")
-        content = bytearray()
-        # read1 returns with what one receive gave, so that too much is noticed at once.
-        while part := response.raw.read1(_READ_BYTES):
-            content += part
+        content = b""
+        # Again at the end: urllib3 says only then that an answer was cut short.
+        while part := response.read(limit + 1 - len(content)):
+            content = content + part if content else part
             if len(content) > limit:
                 return Fetched(status=Status.TOO_LARGE, reason=f"more than {limit} bytes")
-        return Fetched(content=bytes(content))
+        return Fetched(content=content)
 
 
 def check_url(url: str | None) -> str:
@@ -138,8 +159,8 @@ def check_url(url: str | None) -> str:
     return url
 
 
-def _refused(response: requests.Response) -> Fetched:
-    code = response.status_code
+def _refused(response: BaseHTTPResponse) -> Fetched:
+    code = response.status
     reason = f"the server answered {code}"
     if code in (404, 410):
         return Fetched(status=Status.GONE, reason=reason)
@@ -160,7 +181,7 @@ def _refused(response: requests.Response) -> Fetched:
     return Fetched(status=Status.NOT_A_PICTURE, reason=reason)
 
 
-def _retry_after(response: requests.Response) -> float | None:
+def _retry_after(response: BaseHTTPResponse) -> float | None:
     """Seconds, from either of the header's two forms: a number or a date."""
     value = response.headers.get("retry-after", "").strip()
     try:
@@ -185,10 +206,10 @@ def _time_left(at_most: float) -> float:
 
 
 def _network_failure(error: Exception, settings: Settings) -> Fetched:
-    # requests and urllib3 wrap the cause; the innermost says most, and names no credentials.
+    # urllib3 wraps the cause; the innermost says most, and names no credentials.
     cause: BaseException = error
     while (
-        isinstance(cause, HTTPError | requests.exceptions.RequestException)
+        isinstance(cause, HTTPError)
         and cause.args
         and isinstance(inner := getattr(cause, "reason", None) or cause.args[-1], BaseException)
     ):
@@ -219,7 +240,9 @@ class _TimedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int | None:
-        self._connection.settimeout(_time_left(self._longest_silence))
+        seconds = _time_left(self._longest_silence)
+        if seconds < self._longest_silence:
+            self._connection.settimeout(seconds)
         return self._reader.readinto(buffer)
 
     def close(self) -> None:
@@ -232,7 +255,7 @@ class _TimedResponse(http.client.HTTPResponse):
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(sock, *args, **kwargs)
-        self.fp: io.BufferedReader = io.BufferedReader(_TimedReader(sock, self.fp.detach()))
+        self.fp: io.BufferedReader = io.BufferedReader(_TimedReader(sock, self.fp.detach()), _RECEIVE_BYTES)
 
 
 class _CheckedConnection:
@@ -260,17 +283,6 @@ class _CheckedConnection:
                 connection.settimeout(_time_left(self.timeout))  # of the TLS handshake
                 return connection
         raise ConnectionError(f"{self.host}:{self.port}: {refusal}")
-
-
-class _CheckedAdapter(HTTPAdapter):
-    def __init__(self, policy: AddressPolicy, pool_size: int) -> None:
-        self._pools = _checked_pools(policy)
-        super().__init__(pool_connections=pool_size, pool_maxsize=pool_size)
-
-    def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-        super().init_poolmanager(*args, **kwargs)
-        manager: urllib3.PoolManager = self.poolmanager
-        manager.pool_classes_by_scheme = self._pools
 
 
 def _checked_pools(policy: AddressPolicy) -> dict[str, type]:

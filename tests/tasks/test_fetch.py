@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import certifi
 import pytest
-import requests.adapters
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
@@ -685,7 +685,7 @@ def test_a_certificate_of_another_host_or_another_time_is_refused(
 ) -> None:
     """Even where its signer is trusted."""
     certificate = certificate_for(tmp_path / "server.pem", address, expires_in)
-    monkeypatch.setattr(requests.adapters, "DEFAULT_CA_BUNDLE_PATH", str(certificate))
+    monkeypatch.setattr(certifi, "where", lambda: str(certificate))
     with ScriptedServer(tls=tls_with(certificate)) as server:
         fetched = fetcher(server.host).fetch(server.url("/a.jpg"))
         assert server.requests == []
@@ -697,7 +697,7 @@ def test_a_certificate_of_another_host_or_another_time_is_refused(
 def test_a_trusted_certificate_is_accepted(
     tls_server: ScriptedServer, certificate: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(requests.adapters, "DEFAULT_CA_BUNDLE_PATH", str(certificate))
+    monkeypatch.setattr(certifi, "where", lambda: str(certificate))
     tls_server.answer("/drip", drip(b"HTTP/1.1 200 OK\r\nX: ", b"x"))
     one = fetcher(tls_server.host, transfer_timeout=0.5)
     assert one.fetch(tls_server.url("/a.jpg")).content == PHOTO

@@ -80,10 +80,10 @@ TRICKS: dict[str, list[tuple[str, Status]]] = {
         ("http://[64:ff9b:1::7f00:1]:INSIDE/", BLOCKED),
         ("http://[2002:7f00:1::]:INSIDE/", BLOCKED),
         ("http://[2001:0:4136:e378:8000:63bf:80ff:fffe]:INSIDE/", BLOCKED),  # Teredo
-        # What follows a percent sign is no part of any name that the resolver knows.
+        # A zone after a percent sign says which network of this machine is meant; loopback has none.
         ("http://[::1%25lo]:INSIDE/", UNREACHABLE),
-        ("http://[fe80::1%25lo]:INSIDE/", UNREACHABLE),
-        ("http://[fe80::1%lo]:INSIDE/", UNREACHABLE),
+        ("http://[fe80::1%25lo]:INSIDE/", BLOCKED),
+        ("http://[fe80::1%lo]:INSIDE/", BLOCKED),
         ("http://[::1:INSIDE/", INVALID),
         ("http://::1:INSIDE/", INVALID),
         ("http://[127.0.0.1]:INSIDE/", INVALID),
