@@ -1,8 +1,12 @@
 """Stage 4: write the features of a chunk into its documents, and name what became of every item."""
 
+import itertools
 import logging
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,7 +53,10 @@ def run(chunk: Chunk, settings: Settings, services: Services, progress: Progress
     """Write the chunk's features, or take the outcomes that are there already.
 
     Returns:
-        The stage's statistics: items, seconds and the counts by status.
+        The stage's statistics: items, seconds, the counts by status, and `split`: the seconds by what was
+        done, those of the requests that are under way at once added up, so that they can exceed the
+        stage's own. Its parts are "opening" (the index's mapping), "reading packs", "reading documents",
+        "packing vectors", "writing" (mostly the wait for Elasticsearch) and "checking" what it holds.
 
     Raises:
         ServiceUnavailableError: Elasticsearch, the catalogue or the data dir does not answer; what was
@@ -61,10 +68,14 @@ def run(chunk: Chunk, settings: Settings, services: Services, progress: Progress
     started = time.monotonic()
     items = packs.slice_of(chunk.plan.items, chunk.start, chunk.stop)
     outcomes: dict[str, Outcome] = {}
-    writer = _Writer(chunk.plan, settings, services)
-    for page in _pages(progress(_ready(chunk, items, outcomes), "index", len(items)), settings.bulk_size):
-        outcomes.update(writer.write(page))
-    outcomes.update(writer.missed(outcomes))
+    clock = _Clock()
+    with clock.measured("opening"):
+        writer = _Writer(chunk.plan, settings, services, clock)
+    ready = progress(_ready(chunk, items, outcomes), "index", len(items))
+    for written in _written(writer, _pages(ready, settings.bulk_size, clock), settings.bulk_requests):
+        outcomes.update(written)
+    with clock.measured("checking"):
+        outcomes.update(writer.missed(outcomes))
     counts: dict[str, int] = {}
     with packs.writing(chunk.outcomes, packs.OUTCOMES) as pack:
         for item in items:
@@ -77,6 +88,7 @@ def run(chunk: Chunk, settings: Settings, services: Services, progress: Progress
             "items": len(items),
             "counts": counts,
             "seconds": time.monotonic() - started,
+            "split": clock.seconds,
         }
     return packs.statistics(chunk.outcomes)
 
@@ -106,11 +118,30 @@ def _ready(chunk: Chunk, items: Sequence[Mapping[str, Any]], outcomes: dict[str,
                     yield Ready(item, row["sha256"], feature)
 
 
-class _Writer:
-    """Writes pages of features; knows when a document must be left alone."""
+class _Clock:
+    """Adds up seconds by what they were spent on, in any thread."""
 
-    def __init__(self, plan: Plan, settings: Settings, services: Services) -> None:
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    @contextmanager
+    def measured(self, what: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self.seconds[what] = self.seconds.get(what, 0.0) + time.monotonic() - started
+
+
+class _Writer:
+    """Writes pages of features; knows when a document must be left alone. Threads may share one."""
+
+    def __init__(self, plan: Plan, settings: Settings, services: Services, clock: _Clock) -> None:
         self._plan = plan
+        self._clock = clock
+        self._stopped = threading.Event()
         self._create = settings.create_documents
         self._index = SearchIndex(services.search, settings.index)
         # An alias may have moved since the plan, to an index that would map a vector as it likes.
@@ -127,20 +158,29 @@ class _Writer:
         outcomes: dict[str, Outcome] = {}
         left = list(page)
         for _ in range(_ROUNDS):
-            documents = self._documents([item.item_id for item in left])
-            outcomes.update(self._left_alone(left, documents))
+            if self._stopped.is_set():
+                return outcomes
+            with self._clock.measured("reading documents"):
+                documents = self._documents([item.item_id for item in left])
+                outcomes.update(self._left_alone(left, documents))
             to_write = {item.item_id: item for item in left if item.item_id not in outcomes}
-            actions = (self._action(item, documents.get(item.item_id)) for item in to_write.values())
-            for item_id, code, reason in self._index.write(actions):
-                if 200 <= code < 300:
-                    outcomes[item_id] = (Status.INDEXED, None)
-                elif code not in (_CONFLICT, _MISSING):
-                    outcomes[item_id] = (Status.REJECTED, f"{code}: {reason}"[:500])
+            with self._clock.measured("packing vectors"):
+                actions = [self._action(item, documents.get(item.item_id)) for item in to_write.values()]
+            with self._clock.measured("writing"):
+                for item_id, code, reason in self._index.write(actions):
+                    if 200 <= code < 300:
+                        outcomes[item_id] = (Status.INDEXED, None)
+                    elif code not in (_CONFLICT, _MISSING):
+                        outcomes[item_id] = (Status.REJECTED, f"{code}: {reason}"[:500])
             left = [item for item_id, item in to_write.items() if item_id not in outcomes]
             if not left:
                 return outcomes
         reason = f"the document changed at each of {_ROUNDS} attempts"
         return outcomes | {item.item_id: (Status.REJECTED, reason) for item in left}
+
+    def stop(self) -> None:
+        """Let no thread begin another round; pages that are being written stay as they are."""
+        self._stopped.set()
 
     def missed(self, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
         """What became of the items that were written, but that searches do not find.
@@ -250,12 +290,34 @@ class _Writer:
         }
 
 
-def _pages(items: Iterable[Ready], size: int) -> Iterator[list[Ready]]:
-    page: list[Ready] = []
-    for item in items:
-        page.append(item)
-        if len(page) == size:
-            yield page
-            page = []
-    if page:
+def _written(
+    writer: _Writer, pages: Iterable[Sequence[Ready]], at_once: int
+) -> Iterator[Mapping[str, Outcome]]:
+    """Write pages, so many at once, and yield what became of each as it is done.
+
+    The first error ends them all: nothing is written any more when it comes out of here.
+    """
+    with ThreadPoolExecutor(at_once, thread_name_prefix="index") as pool:
+        try:
+            under_way: set[Future[dict[str, Outcome]]] = set()
+            for page in pages:
+                under_way.add(pool.submit(writer.write, page))
+                if len(under_way) == at_once:
+                    done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            while under_way:
+                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        except BaseException:
+            writer.stop()
+            raise
+
+
+def _pages(items: Iterable[Ready], size: int, clock: _Clock) -> Iterator[list[Ready]]:
+    iterator = iter(items)
+    while True:
+        with clock.measured("reading packs"):
+            page = list(itertools.islice(iterator, size))
+        if not page:
+            return
         yield page

@@ -73,8 +73,10 @@ class Settings(BaseSettings):
 
     batch_size: int = Field(default=32, ge=1)
     """Pictures the model takes at once."""
-    bulk_size: int = Field(default=500, ge=1, le=5_000)
+    bulk_size: int = Field(default=250, ge=1, le=5_000)
     """Documents in one request to Elasticsearch that carries vectors."""
+    bulk_requests: int = Field(default=4, ge=1, le=10)
+    """Such requests that one task has under way at once."""
 
     retry_attempts: int = Field(default=10, ge=1)
     """Runs that try an item, the first one included, before the hourly retry gives it up."""

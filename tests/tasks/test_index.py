@@ -2,6 +2,7 @@
 is done by hooks around the real client."""
 
 import itertools
+import threading
 import uuid
 from collections import Counter
 from dataclasses import replace
@@ -379,6 +380,180 @@ def test_every_item_ends_once_whatever_the_packs_say(without_documents, urls, do
         end = found[row["img_url"]]
         failure = PICTURES[end] if end in pictures else end
         assert row["status"] == (failure or "waiting_for_document")
+
+
+# Several requests at once -----------------------------------------------------------------------
+
+
+@pytest.fixture
+def around_write(monkeypatch):
+    """around_write(hook): pass each bulk through hook(item ids of the page, the real write of it)."""
+    real = SearchIndex.write
+
+    def set_hook(hook):
+        def hooked(self, actions):
+            actions = list(actions)
+            return hook([action["_id"] for action in actions], lambda: list(real(self, actions)))
+
+        monkeypatch.setattr(SearchIndex, "write", hooked)
+
+    return set_hook
+
+
+def stocked(shop, count):
+    """A chunk of so many items, and their ids."""
+    ids = [f"i{number:02}" for number in range(count)]
+    shop.stock(*ids)
+    prepare(shop)
+    return ids, shop.chunk({item_id: some_vector(seed) for seed, item_id in enumerate(ids)})
+
+
+def writing_threads():
+    return [thread for thread in threading.enumerate() if thread.name.startswith("index")]
+
+
+@pytest.mark.parametrize("bulk_requests", [1, 3])
+def test_as_many_requests_are_under_way_at_once_as_allowed(sqlite_shop, around_write, bulk_requests):
+    ids, chunk = stocked(sqlite_shop, 6)
+    meet = threading.Barrier(bulk_requests)
+    lock, under_way, most = threading.Lock(), set(), []
+
+    def together(item_ids, write):
+        with lock:
+            under_way.update(item_ids)
+            most.append(len(under_way))
+        meet.wait(60)
+        answers = write()
+        with lock:
+            under_way.difference_update(item_ids)
+        return answers
+
+    around_write(together)
+    assert run(sqlite_shop, chunk, bulk_size=1, bulk_requests=bulk_requests) == dict.fromkeys(ids, "indexed")
+    assert max(most) == bulk_requests
+    assert writing_threads() == []
+
+
+def test_outcomes_do_not_depend_on_the_order_in_which_pages_are_done(sqlite_shop, around_write):
+    shop = sqlite_shop
+    ids = ["gone", "late", "missing", "there", "zeros"]
+    shop.stock("gone", "there", "zeros")
+    for item_id in ("late", "missing"):
+        shop.catalogue.add(item_id, url_of(item_id))
+    shop.write_document("late", img_url="https://pictures.example/before.jpg")
+    prepare(shop)
+    vectors = {item_id: some_vector(1) for item_id in ids}
+    chunk = shop.chunk(vectors | {"gone": Status.GONE, "zeros": np.zeros(2048, np.float32)})
+    expected = {
+        "gone": "gone",
+        "late": "waiting_for_document",
+        "missing": "waiting_for_document",
+        "there": "indexed",
+        "zeros": "rejected",
+    }
+    for first in ("there", "zeros"):
+        done = threading.Event()
+
+        def in_order(item_ids, write, first=first, done=done):
+            if item_ids and item_ids != [first]:
+                assert done.wait(60)
+            answers = write()
+            if item_ids == [first]:
+                done.set()
+            return answers
+
+        around_write(in_order)
+        assert run(shop, chunk, bulk_size=1) == expected
+        rows = list(packs.rows(chunk.outcomes))
+        planned = packs.slice_of(chunk.plan.items, chunk.start, chunk.stop)
+        assert [row["item_id"] for row in rows] == [row["item_id"] for row in planned]
+        chunk.outcomes.unlink()
+
+
+def test_an_error_in_one_request_ends_all(sqlite_shop, around_write):
+    shop = sqlite_shop
+    ids, chunk = stocked(shop, 12)
+    calls, failing = itertools.count(1), True
+
+    def fails(_, write):
+        if failing and next(calls) == 4:
+            raise ServiceUnavailableError("gone")
+        return write()
+
+    around_write(fails)
+    with pytest.raises(ServiceUnavailableError, match="gone"):
+        run(shop, chunk, bulk_size=1, bulk_requests=2)
+    # The fourth fails; of those written are three, and what was beside it or got its place.
+    written = {item_id for item_id, version in shop.versions().items() if version}
+    assert 3 <= len(written) <= 5
+    assert writing_threads() == []
+    assert not chunk.outcomes.exists()
+    before = shop.sequence_numbers()
+
+    failing = False
+    assert run(shop, chunk) == dict.fromkeys(ids, "indexed")
+    after = shop.sequence_numbers()
+    assert {item_id for item_id in ids if after[item_id] == before[item_id]} == written
+
+
+def test_an_error_elsewhere_lets_no_request_begin_another_round(sqlite_shop, around_write, monkeypatch):
+    """Else a page that meets conflicts would go on writing, for a stage that has failed."""
+    _, chunk = stocked(sqlite_shop, 2)
+    begun, stopped = threading.Event(), threading.Event()
+    calls = []
+    stop = index._Writer.stop
+
+    def stops(self):
+        stop(self)
+        stopped.set()
+
+    monkeypatch.setattr(index._Writer, "stop", stops)
+
+    def one_fails(item_ids, _):
+        calls.extend(item_ids)
+        if item_ids == ["i00"]:
+            assert begun.wait(60)
+            raise ConfigurationError("refused")
+        begun.set()
+        assert stopped.wait(60)
+        return [(item_id, 409, "") for item_id in item_ids]
+
+    around_write(one_fails)
+    with pytest.raises(ConfigurationError, match="refused"):
+        run(sqlite_shop, chunk, bulk_size=1)
+    assert sorted(calls) == ["i00", "i01"]
+
+
+def test_an_error_in_the_packs_ends_the_requests(sqlite_shop, around_write):
+    _, chunk = stocked(sqlite_shop, 4)
+    around_write(lambda _, write: write())
+
+    def breaks(results, *_):
+        yield from itertools.islice(results, 3)
+        raise ServiceUnavailableError("cannot be read")
+
+    with pytest.raises(ServiceUnavailableError, match="cannot be read"):
+        index.run(chunk, sqlite_shop.settings(bulk_size=1), sqlite_shop.services, breaks)
+    assert writing_threads() == []
+    assert not chunk.outcomes.exists()
+
+
+def test_the_split_of_the_time_is_told(sqlite_shop):
+    ids, chunk = stocked(sqlite_shop, 3)
+    statistics = index.run(chunk, sqlite_shop.settings(bulk_size=1, bulk_requests=1), sqlite_shop.services)
+    split = statistics["split"]
+    assert set(split) == {
+        "opening",
+        "reading packs",
+        "reading documents",
+        "packing vectors",
+        "writing",
+        "checking",
+    }
+    assert min(split.values()) >= 0
+    # One at a time, a request and the next page overlap at most by the page.
+    assert sum(split.values()) - split["reading packs"] <= statistics["seconds"]
+    assert statistics["counts"] == {"indexed": len(ids)}
 
 
 # Again ------------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ VALUES: dict[str, tuple[str, str, Any]] = {
     "FEATURES_USER_AGENT": ("user_agent", "shop/1 (ops@shop.example)", "shop/1 (ops@shop.example)"),
     "FEATURES_BATCH_SIZE": ("batch_size", "64", 64),
     "FEATURES_BULK_SIZE": ("bulk_size", "100", 100),
+    "FEATURES_BULK_REQUESTS": ("bulk_requests", "2", 2),
     "FEATURES_RETRY_ATTEMPTS": ("retry_attempts", "3", 3),
     "FEATURES_RETRY_FIRST_HOURS": ("retry_first_hours", "0.5", 0.5),
     "FEATURES_NIGHTLY_DEADLINE_HOURS": ("nightly_deadline_hours", "4.5", 4.5),
