@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from benchmarks.figures import Figure
 from benchmarks.shop import BenchmarkShop
-from tasks.__main__ import run
 from tasks.connections import Services
+from tasks.pipeline import run
 from tasks.runs import Request
 from tasks.search import FEATURE, VERSION
 from tasks.settings import Settings

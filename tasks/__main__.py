@@ -1,14 +1,13 @@
 """`python -m tasks`: whole runs without Airflow, and what the ledger holds."""
 
 import argparse
-import contextlib
 import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from tasks import download, extract, index, plan, progress, reports, statuses, summarise
+from tasks import pipeline, progress, reports, statuses
 from tasks.connections import Services, ledger_from_environment
 from tasks.errors import FeatureIndexError
 from tasks.ledger import Ledger
@@ -39,27 +38,6 @@ def main() -> int:
     return 0
 
 
-def run(request: Request, settings: Settings, services: Services) -> dict[str, Any]:
-    """Plan, then download, extract and index chunk by chunk, then summarise; returns the report.
-
-    Raises:
-        FeatureIndexError: as the stages do.
-    """
-    ledger = Ledger(services.ledger, settings)
-    planned = plan.run(request, settings, services, progress.bar)
-    try:
-        for chunk in planned.chunks:
-            download.run(chunk, settings, progress.bar)
-            extract.run(chunk, settings, progress.bar)
-            index.run(chunk, settings, services, progress.bar)
-    except BaseException:
-        # The report tells what is unfinished; why it is, the stage's own error says best.
-        with contextlib.suppress(FeatureIndexError):
-            summarise.run(planned, settings, ledger)
-        raise
-    return summarise.run(planned, settings, ledger)
-
-
 def _run(arguments: argparse.Namespace) -> None:
     now = datetime.now(UTC)
     start = parse_time(arguments.start, "--from") if arguments.start else None
@@ -75,12 +53,17 @@ def _run(arguments: argparse.Namespace) -> None:
         force=arguments.force,
         dry_run=arguments.dry_run,
     )
-    print(reports.described(run(request, Settings.load(), Services.from_environment())))
+    _done(request)
 
 
 def _retry(arguments: argparse.Namespace) -> None:
     request = Request(DAG, arguments.run or _name(datetime.now(UTC)), retry=_chosen(arguments))
-    print(reports.described(run(request, Settings.load(), Services.from_environment())))
+    _done(request)
+
+
+def _done(request: Request) -> None:
+    report = pipeline.run(request, Settings.load(), Services.from_environment(), progress.bar)
+    print(reports.described(report))
 
 
 def _failures(arguments: argparse.Namespace) -> None:

@@ -21,8 +21,7 @@ import pytest
 from PIL import Image
 
 from local_stack.process import free_port
-from tasks import __main__ as command
-from tasks import packs, reports
+from tasks import packs, pipeline, reports
 from tasks.errors import RunFailedError
 from tasks.runs import Request
 from tasks.search import AT, FEATURE, IMAGE, URL, VERSION
@@ -196,7 +195,7 @@ def run(shop, stock, name):
     )
     request = Request("faults", name, category_ids=(CATEGORY,))
     try:
-        return command.run(request, settings, shop.services)
+        return pipeline.run(request, settings, shop.services)
     except RunFailedError:
         return json.loads(reports.path(request, settings).read_text())
 
