@@ -4,60 +4,102 @@ import hashlib
 import queue
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tasks import packs
 from tasks.addresses import RefusedURLError
 from tasks.fetch import Fetched, Fetcher, check_url
-from tasks.hosts import HostQueues, Result
+from tasks.hosts import HostQueues
 from tasks.progress import Progress, silent
 from tasks.runs import Chunk
 from tasks.settings import Settings
+
+Row = dict[str, Any]
+"""A row of packs.PICTURES."""
+
+WAITING_FOR_SERVERS = "waiting for image servers"
+WAITING_FOR_TURNS = "waiting for hosts' turns"
+WRITING = "writing"
+COMPUTING = "computing"
 
 
 def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[str, Any]:
     """Fetch the chunk's pictures, or take the pack that is there already.
 
     Returns:
-        The stage's statistics: items, bytes, seconds, requests.
+        The stage's statistics: items, pictures, bytes, requests, seconds, and as `split` which seconds
+        went where, see `Split`.
 
     Raises:
         ServiceUnavailableError: the data dir cannot be read or written.
     """
     if (done := packs.finished(chunk.pictures)) is not None:
         return done
-    started = time.monotonic()
+    split = Split()
     items = packs.slice_of(chunk.plan.items, chunk.start, chunk.stop)
     urls = list(dict.fromkeys(item["img_url"] for item in items))
     total_bytes = requests = 0
     with packs.writing(chunk.pictures, packs.PICTURES) as pack:
-        for url, fetched, attempts in progress(
-            _fetch_all(urls, settings, chunk.plan.folder / "left_alone"), "download", len(urls)
+        for row, attempts in progress(
+            _fetch_all(urls, settings, chunk.plan.folder / "left_alone", split), "download", len(urls)
         ):
-            row: dict[str, Any] = {"img_url": url}
-            if fetched.status is None:
-                row |= {"content": fetched.content, "sha256": hashlib.sha256(fetched.content).hexdigest()}
-            else:
-                row |= {"status": fetched.status, "reason": fetched.reason}
             pack.add(row)
-            total_bytes += len(fetched.content)
+            total_bytes += len(row.get("content", b""))
             requests += attempts
+        seconds, by_cause = split.result()
         pack.statistics |= {
             "items": len(items),
             "pictures": len(urls),
             "bytes": total_bytes,
             "requests": requests,
-            "seconds": time.monotonic() - started,
+            "seconds": seconds,
+            "split": by_cause,
         }
     return packs.statistics(chunk.pictures)
 
 
+class Split:
+    """Tells where the stage's seconds go; safe to share between threads.
+
+    The seconds in which this process computed come first: its threads take turns at Python's interpreter,
+    so that a second of one is a second for all. The others are divided by what the downloading threads
+    spent theirs on: requests, hosts that may not be asked yet (their rate, pauses, places), and handing
+    pictures over to the pack's writer when it is behind. The causes sum to the stage's seconds, and the
+    largest is what to look at: more processes or cores help computing, more downloads at once help where
+    servers are waited for.
+    """
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+        self._computed_before = time.process_time()
+        self._spent: Counter[str] = Counter()
+        self._lock = threading.Lock()
+
+    def add(self, spent: Mapping[str, float]) -> None:
+        """Take in the seconds that one thread spent, by cause."""
+        with self._lock:
+            self._spent.update(spent)
+
+    def result(self) -> tuple[float, dict[str, float]]:
+        """The seconds until now, and the same by cause."""
+        seconds = time.monotonic() - self._began
+        # Two threads may compute at once where libraries let them, as when hashing.
+        computing = min(time.process_time() - self._computed_before, seconds)
+        waits = {name: self._spent[name] for name in (WAITING_FOR_SERVERS, WAITING_FOR_TURNS, WRITING)}
+        # Without any thread all that is left is the pack.
+        total = sum(waits.values())
+        shares = {name: wait / total for name, wait in waits.items()} if total else {WRITING: 1.0}
+        left = seconds - computing
+        return seconds, {COMPUTING: computing, **{name: left * share for name, share in shares.items()}}
+
+
 def _fetch_all(
-    urls: Sequence[str | None], settings: Settings, left_alone: Path
-) -> Iterator[tuple[str | None, Fetched, int]]:
-    """Fetch every URL with `settings.downloads` threads; yield each with its result and requests made."""
+    urls: Sequence[str | None], settings: Settings, left_alone: Path, split: Split
+) -> Iterator[tuple[Row, int]]:
+    """Fetch every URL with `settings.downloads` threads; yield the row of each and the requests made."""
     hosts = HostQueues(settings, left_alone)
     for url in urls:
         try:
@@ -65,12 +107,12 @@ def _fetch_all(
         except RefusedURLError as error:
             answer = Fetched(status=error.status, reason=error.reason)
         if answer is not None:
-            yield url, answer, 0
+            yield _row(url, answer), 0
     fetcher = Fetcher(settings)
     # Bounded: pictures wait here for the pack's writer, and their bytes are what memory holds.
-    results: queue.Queue[Result | BaseException] = queue.Queue(settings.downloads)
+    results: Results = queue.Queue(settings.downloads)
     threads = [
-        threading.Thread(target=_fetch_from, args=(hosts, fetcher, results), daemon=True)
+        threading.Thread(target=_fetch_from, args=(hosts, fetcher, results, split), daemon=True)
         for _ in range(min(settings.downloads, hosts.waiting))
     ]
     remaining = hosts.waiting
@@ -91,16 +133,43 @@ def _fetch_all(
             threads = [thread for thread in threads if thread.is_alive()]
 
 
-def _fetch_from(hosts: HostQueues, fetcher: Fetcher, results: "queue.Queue[Result | BaseException]") -> None:
+Results = queue.Queue[tuple[Row, int] | BaseException]
+
+
+def _fetch_from(hosts: HostQueues, fetcher: Fetcher, results: Results, split: Split) -> None:
     """One thread's work."""
+    spent = {WAITING_FOR_SERVERS: 0.0, WAITING_FOR_TURNS: 0.0, WRITING: 0.0}
+    since = time.monotonic()
+
+    def spent_on(cause: str) -> None:
+        nonlocal since
+        now = time.monotonic()
+        spent[cause] += now - since
+        since = now
+
     try:
         while (job := hosts.take()) is not None:
-            for result in hosts.finish(job, fetcher.fetch(job.url)):
-                results.put(result)
+            spent_on(WAITING_FOR_TURNS)
+            fetched = fetcher.fetch(job.url)
+            spent_on(WAITING_FOR_SERVERS)
+            for url, answer, attempts in hosts.finish(job, fetched):
+                # Hashed here: the one thread that writes is what all the others would wait for.
+                results.put((_row(url, answer), attempts))
+            spent_on(WRITING)
+        spent_on(WAITING_FOR_TURNS)
     except BaseException as error:  # a thread's error belongs to the stage
         results.put(error)
+    finally:
+        split.add(spent)
 
 
-def _drain(results: "queue.Queue[Result | BaseException]") -> None:
+def _row(url: str | None, fetched: Fetched) -> Row:
+    if fetched.status is not None:
+        return {"img_url": url, "status": fetched.status, "reason": fetched.reason}
+    sha256 = hashlib.sha256(fetched.content).hexdigest()
+    return {"img_url": url, "content": fetched.content, "sha256": sha256}
+
+
+def _drain(results: Results) -> None:
     while not results.empty():
         results.get_nowait()

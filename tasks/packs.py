@@ -71,7 +71,7 @@ _CHECKSUM = b"checksum"
 _OF_DAMAGE = (None, errno.ENOENT, errno.EISDIR, errno.ELOOP, errno.EIO)
 """Errors that reading the same file again gives again; None is Parquet's own word on its content."""
 _ROWS_IN_GROUP = 500
-_BYTES_IN_GROUP = 32_000_000
+_BYTES_IN_GROUP = 4_000_000
 
 
 class DamagedPackError(ServiceUnavailableError):

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from tasks import download, files, hosts, packs
+from tasks.progress import Progress, silent
 from tasks.runs import Chunk, Plan
 from tasks.settings import Settings
 from tests.plans import plan_over
@@ -84,6 +85,7 @@ def test_each_url_is_fetched_once_and_described(image_server: ScriptedServer, pl
         "sha256": None,
         "content": None,
     }
+    assert sum(statistics.pop("split").values()) == pytest.approx(statistics["seconds"])
     assert 0 < statistics.pop("seconds") < 5
     assert statistics == {"items": 7, "pictures": 4, "bytes": 6, "requests": 4}
     assert {key: packs.statistics(chunk.pictures)[key] for key in statistics} == statistics
@@ -381,6 +383,46 @@ def test_a_damaged_note_of_a_host_counts_as_none(image_server: ScriptedServer, p
     note.write_bytes(note.read_bytes()[:-20])
     download.run(second, settings_for(image_server))
     assert [row["content"] for row in pictures(second).values()] == [b"q0"]
+
+
+def slow(results: Iterable[Any], *_: object) -> Iterator[Any]:
+    """A pack's writer that is slower than any image server."""
+    for result in results:
+        time.sleep(0.05)
+        yield result
+
+
+@pytest.mark.parametrize(
+    ("cause", "delay", "a_second", "progress"),
+    [
+        ("waiting for image servers", 0.3, 500, silent),
+        ("waiting for hosts' turns", 0.0, 10, silent),
+        ("writing", 0.0, 500, slow),
+    ],
+)
+def test_the_split_names_what_the_stage_waits_for(
+    image_server: ScriptedServer,
+    plan_of: MakePlan,
+    cause: str,
+    delay: float,
+    a_second: float,
+    progress: Progress,
+) -> None:
+    chunk = plan_of(serve(image_server, 16, delay=delay)).chunks[0]
+    options = settings_for(image_server, downloads=4, requests_per_second_per_host=a_second)
+    statistics = download.run(chunk, options, progress)
+    split = statistics["split"]
+    assert set(split) == {
+        "computing", "waiting for image servers", "waiting for hosts' turns", "writing"
+    }  # fmt: skip
+    assert sum(split.values()) == pytest.approx(statistics["seconds"])
+    assert max(split, key=lambda name: split[name]) == cause
+    assert min(split.values()) >= 0
+
+
+def test_a_stage_without_a_request_has_a_split_too(plan_of: MakePlan) -> None:
+    statistics = download.run(plan_of([None]).chunks[0], Settings(image_hosts=("*",)))
+    assert sum(statistics["split"].values()) == pytest.approx(statistics["seconds"])
 
 
 def downloading_threads() -> list[threading.Thread]:
