@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import airflow_cost, failing_items, indexing, retrieval
+from benchmarks import airflow_cost, failing_items, indexing, planning, retrieval
 from benchmarks.figures import Figure, table
 from benchmarks.shop import running_shop
 from tasks import files
@@ -31,6 +31,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "airflow_cost": _airflow_cost,
     "failing_items": lambda arguments: failing_items.measure(arguments.photos),
     "indexing": lambda arguments: indexing.measure(arguments.photos, arguments.rounds),
+    "planning": lambda arguments: planning.measure(arguments.photos, arguments.rounds),
 }
 
 

@@ -167,6 +167,7 @@ def _median_seconds(work: Callable[[], int]) -> float:
 
 @contextmanager
 def _sqlite(shop: VolumeShop) -> Iterator[Mapping[int, Connection]]:
+    time_ = f"strftime('%Y-%m-%d %H:%M:%f000', '{_START:%Y-%m-%d}', ({{}}) || ' seconds')"
     paths = {size: shop.folder / f"night-{size}.db" for size in (SMALL, LARGE)}
     for size, path in paths.items():
         with closing(sqlite3.connect(path)) as database:
@@ -180,10 +181,10 @@ def _sqlite(shop: VolumeShop) -> Iterator[Mapping[int, Connection]]:
                     night=NIGHT,
                     category=CATEGORY,
                     padded="printf('%010d', i)",
-                    before=f"strftime('%Y-%m-%d %H:%M:%f000', '{_START:%Y-%m-%d}', (({size} - i) * -36) || ' seconds')",
-                    in_the_night=f"strftime('%Y-%m-%d %H:%M:%f000', '{_START:%Y-%m-%d}', (i % 86400) || ' seconds')",
-                    numbers=f"(with recursive n(i) as (select 1 union all select i + 1 from n where i < {size}) "
-                    "select i from n)",
+                    before=time_.format(f"({size} - i) * -36"),
+                    in_the_night=time_.format("i % 86400"),
+                    numbers="(with recursive n(i) as "
+                    f"(select 1 union all select i + 1 from n where i < {size}) select i from n)",
                 )
             )
             for index in indexes:
