@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import airflow_cost, failing_items, indexing, planning, retrieval
+from benchmarks import airflow_cost, failing_items, index_types, indexing, planning, retrieval
 from benchmarks.figures import Figure, table
 from benchmarks.shop import running_shop
 from tasks import files
@@ -26,11 +26,17 @@ def _airflow_cost(arguments: argparse.Namespace) -> list[Figure]:
         return airflow_cost.measure(shop, arguments.rounds)
 
 
+def _index_types(arguments: argparse.Namespace) -> list[Figure]:
+    with running_shop(arguments.photos) as shop:
+        return index_types.measure(shop)
+
+
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "retrieval": _retrieval,
     "airflow_cost": _airflow_cost,
     "failing_items": lambda arguments: failing_items.measure(arguments.photos),
     "indexing": lambda arguments: indexing.measure(arguments.photos, arguments.rounds),
+    "index_types": _index_types,
     "planning": lambda arguments: planning.measure(arguments.photos, arguments.rounds),
 }
 

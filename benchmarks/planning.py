@@ -223,7 +223,7 @@ def _filled(server: sa.URL, size: int) -> Connection:
         padded="lpad(i::text, 10, '0')",
         before=f"timestamptz '{_START}' - ({size} - i) * interval '36 seconds'",
         in_the_night=f"timestamptz '{_START}' + i % 86400 * interval '1 second'",
-        numbers=f"generate_series(1, {size}) as numbers(i)",
+        numbers=f"generate_series(1::bigint, {size}) as numbers(i)",
     )
     # The driver itself: SQLAlchemy would take colons and percent signs for parameters.
     with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
