@@ -9,10 +9,12 @@ from pathlib import Path
 from benchmarks import (
     airflow_cost,
     failing_items,
+    index_types,
     indexing,
     memory,
     model_speed,
     pipeline,
+    planning,
     precision,
     retrieval,
 )
@@ -30,14 +32,21 @@ def _retrieval(arguments: argparse.Namespace) -> list[Figure]:
         return retrieval.measure(shop)
 
 
+def _index_types(arguments: argparse.Namespace) -> list[Figure]:
+    with running_shop(arguments.photos) as shop:
+        return index_types.measure(shop)
+
+
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "pipeline": lambda arguments: pipeline.measure(arguments.photos, arguments.rounds),
     "model_speed": lambda arguments: model_speed.measure(arguments.photos, arguments.rounds),
     "indexing": lambda arguments: indexing.measure(arguments.photos, arguments.rounds),
+    "planning": lambda arguments: planning.measure(arguments.photos, arguments.rounds),
     "airflow_cost": lambda arguments: airflow_cost.measure(arguments.photos, arguments.rounds),
     "memory": lambda arguments: memory.measure(arguments.photos),
     "precision": lambda arguments: precision.measure(arguments.photos),
     "retrieval": _retrieval,
+    "index_types": _index_types,
     "failing_items": lambda arguments: failing_items.measure(arguments.photos),
 }
 

@@ -19,6 +19,7 @@ from elasticsearch import helpers
 from numpy.typing import NDArray
 
 from benchmarks.figures import Figure
+from benchmarks.shop import server_seconds
 from benchmarks.volume import CATEGORY, VolumeShop, volume_shop
 from tasks import index, packs
 from tasks.connections import SEARCH, Connection, Services
@@ -96,15 +97,9 @@ def measure(photos: Path, rounds: int) -> list[Figure]:
 
 
 def _cost(shop: VolumeShop, work: _Work) -> _Cost:
-    server, ours, wall = _server_seconds(shop), time.process_time(), time.monotonic()
+    server, ours, wall = server_seconds(shop.search), time.process_time(), time.monotonic()
     work()
-    return _Cost(time.monotonic() - wall, time.process_time() - ours, _server_seconds(shop) - server)
-
-
-def _server_seconds(shop: VolumeShop) -> float:
-    """CPU time that Elasticsearch has taken since its start."""
-    nodes = shop.search.nodes.stats(metric="process")["nodes"].values()
-    return sum(node["process"]["cpu"]["total_in_millis"] for node in nodes) / 1000
+    return _Cost(time.monotonic() - wall, time.process_time() - ours, server_seconds(shop.search) - server)
 
 
 def _stage(shop: VolumeShop, urls: Sequence[str], features: NDArray[np.float32], number: int) -> _Work:

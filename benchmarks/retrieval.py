@@ -38,7 +38,7 @@ def measure(shop: BenchmarkShop) -> list[Figure]:
     request = Request("benchmark", "retrieval", category_ids=shop.category_ids)
     report = run(request, Settings.load(), Services.from_environment())
     shop.search.indices.refresh(index=shop.index)
-    ids, categories, features = _read_back(shop)
+    ids, categories, features = read_back(shop)
     exact = exact_neighbours(features)
     approximate = approximate_neighbours(shop, ids, features, report["feature_version"])
     exact_first, exact_precision = agreement(categories, exact)
@@ -59,7 +59,7 @@ def measure(shop: BenchmarkShop) -> list[Figure]:
     ]
 
 
-def _read_back(shop: BenchmarkShop) -> tuple[list[str], NDArray[np.str_], NDArray[np.float32]]:
+def read_back(shop: BenchmarkShop) -> tuple[list[str], NDArray[np.str_], NDArray[np.float32]]:
     """Ids, categories [n] and features [n, 2048] of the documents that have a feature."""
     query = {"query": {"exists": {"field": FEATURE}}, "fields": [FEATURE], "_source": ["category_id"]}
     hits = sorted(helpers.scan(shop.search, index=shop.index, query=query, size=500), key=lambda h: h["_id"])

@@ -3,9 +3,8 @@
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -20,8 +19,7 @@ LATEST = datetime(9999, 12, 31, tzinfo=UTC)
 _ROWS_AT_ONCE = 5_000
 
 
-@dataclass(frozen=True, slots=True)
-class Item:
+class Item(NamedTuple):
     """One catalogue row."""
 
     item_id: str
@@ -93,17 +91,21 @@ class Catalogue:
 
     def _items(self, statement: str, **parameters: Any) -> Iterator[Item]:
         previous = None
-        with self._rows(statement, Item.__slots__, **parameters) as rows:
-            for row in rows:
-                # A shop's own statement may give numbers or UUIDs; from here on all are texts.
-                item = Item(str(row.item_id), *map(_text, (row.item_name, row.category_id, row.img_url)))
-                if previous is not None and item.item_id == previous.item_id:
-                    raise ConfigurationError(
-                        f"sql/catalogue/{statement}.sql gives item {item.item_id} twice; "
-                        "change it so that it gives one row an item."
-                    )
-                previous = item
-                yield item
+        with self._rows(statement, Item._fields, **parameters) as rows:
+            # A statement may give its columns in any order, and others besides.
+            ordered = rows.columns(*Item._fields)
+            pages: Iterator[Sequence[Sequence[Any]]] = ordered.partitions(_ROWS_AT_ONCE)
+            for page in pages:
+                for item_id, name, category_id, img_url in page:
+                    # A shop's own statement may give numbers or UUIDs; from here on all are texts.
+                    item = Item(str(item_id), _text(name), _text(category_id), _text(img_url))
+                    if item.item_id == previous:
+                        raise ConfigurationError(
+                            f"sql/catalogue/{statement}.sql gives item {item.item_id} twice; "
+                            "change it so that it gives one row an item."
+                        )
+                    previous = item.item_id
+                    yield item
 
     @contextmanager
     def _rows(

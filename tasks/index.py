@@ -6,7 +6,6 @@ import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +14,7 @@ import numpy.typing as npt
 
 from tasks import packs
 from tasks.catalogue import Catalogue
+from tasks.clock import Clock
 from tasks.connections import Services
 from tasks.errors import ServiceUnavailableError
 from tasks.progress import Progress, silent
@@ -68,7 +68,7 @@ def run(chunk: Chunk, settings: Settings, services: Services, progress: Progress
     started = time.monotonic()
     items = packs.slice_of(chunk.plan.items, chunk.start, chunk.stop)
     outcomes: dict[str, Outcome] = {}
-    clock = _Clock()
+    clock = Clock()
     with clock.measured("opening"):
         writer = _Writer(chunk.plan, settings, services, clock)
     ready = progress(_ready(chunk, items, outcomes), "index", len(items))
@@ -118,27 +118,10 @@ def _ready(chunk: Chunk, items: Sequence[Mapping[str, Any]], outcomes: dict[str,
                     yield Ready(item, row["sha256"], feature)
 
 
-class _Clock:
-    """Adds up seconds by what they were spent on, in any thread."""
-
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._lock = threading.Lock()
-
-    @contextmanager
-    def measured(self, what: str) -> Iterator[None]:
-        started = time.monotonic()
-        try:
-            yield
-        finally:
-            with self._lock:
-                self.seconds[what] = self.seconds.get(what, 0.0) + time.monotonic() - started
-
-
 class _Writer:
     """Writes pages of features; knows when a document must be left alone. Threads may share one."""
 
-    def __init__(self, plan: Plan, settings: Settings, services: Services, clock: _Clock) -> None:
+    def __init__(self, plan: Plan, settings: Settings, services: Services, clock: Clock) -> None:
         self._plan = plan
         self._clock = clock
         self._stopped = threading.Event()
@@ -313,7 +296,7 @@ def _written(
             raise
 
 
-def _pages(items: Iterable[Ready], size: int, clock: _Clock) -> Iterator[list[Ready]]:
+def _pages(items: Iterable[Ready], size: int, clock: Clock) -> Iterator[list[Ready]]:
     iterator = iter(items)
     while True:
         with clock.measured("reading packs"):

@@ -125,6 +125,8 @@ class Plan:
     """What is in each chunk, for a person."""
     notices: tuple[str, ...] = ()
     seconds: float = 0.0
+    split: Mapping[str, float] = field(default_factory=dict)
+    """The seconds by what was done: "reading the catalogue", and "asking Elasticsearch" meanwhile."""
     preview: Mapping[str, Any] = field(default_factory=dict)
     """In a dry run: the expected traffic and time."""
 

@@ -174,7 +174,8 @@ def test_a_catalogue_that_is_gone_while_features_are_written(shop, postgres, how
         postgres.refuse()
 
     with pytest.raises(ServiceUnavailableError) as told:
-        index.run(chunk, shop.settings(bulk_size=1), shop.services)
+        # One after the other, so that it is known what comes before.
+        index.run(chunk, shop.settings(bulk_size=1, bulk_requests=1), shop.services)
     assert_told(told, postgres)
     assert not chunk.outcomes.exists()
     between = shop.sequence_numbers()

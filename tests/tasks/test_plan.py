@@ -1,8 +1,10 @@
 """Tests of tasks/plan.py with a real catalogue and a real Elasticsearch."""
 
+import gc
 import itertools
 import logging
 import re
+import threading
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -10,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks import packs, plan, reports
-from tasks.errors import ConfigurationError
+from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.files import write_json
 from tasks.ledger import Ledger, Outcome
 from tasks.plan import chunk_size, split
 from tasks.runs import Plan, Request, Retry
-from tasks.search import AT, FEATURE, URL, VERSION
+from tasks.search import AT, FEATURE, URL, VERSION, SearchIndex
 from tasks.settings import Settings
 from tasks.statuses import Status
 from tests.shop_fixtures import NOON, some_vector, url_of
@@ -33,8 +35,6 @@ def ids(planned):
 
 def index_as_current(shop, *item_ids, version, url=None):
     """Give documents a feature, as an earlier run left it."""
-    from tasks.search import SearchIndex
-
     search = SearchIndex(shop.services.search, shop.index)
     search.prepare()
     for item_id in item_ids:
@@ -86,6 +86,48 @@ def test_force_does_what_is_current_too(sqlite_shop, version):
     planned = run(sqlite_shop, request)
     assert ids(planned) == {"new", "current"}
     assert (planned.planned, planned.current) == (2, 0)
+
+
+def test_pages_are_asked_about_in_a_thread_and_stay_in_order(sqlite_shop, version, monkeypatch):
+    """Of two items a page, in the order of their URLs; a third of them is current."""
+    shop = sqlite_shop
+    monkeypatch.setattr(plan, "_PAGE", 2)
+    stocked = [f"i{number:02}" for number in range(9)]
+    shop.stock(*stocked)
+    done = stocked[::3]
+    index_as_current(shop, *done, version=version)
+
+    planned = run(shop)
+
+    assert (planned.planned, planned.current) == (9, 3)
+    rows = [row["item_id"] for row in packs.rows(planned.items)]
+    assert rows == sorted(set(stocked) - set(done), key=url_of)
+    assert set(planned.split) == {"reading the catalogue", "asking Elasticsearch"}
+    assert 0 < planned.split["reading the catalogue"] <= planned.seconds
+    assert Plan.load(planned.folder).split == planned.split
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("plan")]
+
+
+def test_an_error_while_a_page_is_asked_about_ends_the_planning(sqlite_shop, monkeypatch):
+    shop = sqlite_shop
+    monkeypatch.setattr(plan, "_PAGE", 2)
+    shop.stock(*(f"i{number}" for number in range(9)))
+    SearchIndex(shop.services.search, shop.index).prepare()
+    real, calls = SearchIndex.current, itertools.count(1)
+
+    def fails(self, urls, version):
+        if next(calls) == 2:
+            raise ServiceUnavailableError("gone")
+        return real(self, urls, version)
+
+    monkeypatch.setattr(SearchIndex, "current", fails)
+    with pytest.raises(ServiceUnavailableError, match="gone"):
+        run(shop)
+    # The third may have been asked about by then, and nothing after it.
+    assert next(calls) <= 4
+    assert not list(shop.data_dir.rglob("plan.json"))
+    assert not list(shop.data_dir.rglob("items.parquet"))
+    assert gc.get_freeze_count() == 0
 
 
 def test_a_category_and_its_range(shop):

