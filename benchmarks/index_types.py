@@ -18,9 +18,9 @@ from numpy.typing import NDArray
 from benchmarks.figures import Figure
 from benchmarks.retrieval import read_back
 from benchmarks.shop import BenchmarkShop, server_seconds
-from tasks.__main__ import run
 from tasks.connections import Services
 from tasks.errors import RunFailedError
+from tasks.pipeline import run
 from tasks.runs import Request
 from tasks.search import FEATURE, FIELDS
 from tasks.settings import Settings

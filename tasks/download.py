@@ -64,8 +64,8 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
 class Split:
     """Tells where the stage's seconds go; safe to share between threads.
 
-    The seconds in which this process computed come first: its threads take turns at Python's interpreter,
-    so that a second of one is a second for all. The others are divided by what the downloading threads
+    The seconds in which its threads computed come first: they take turns at Python's interpreter, so that a
+    second of one is a second for all. The others are divided by what the downloading threads
     spent theirs on: requests, hosts that may not be asked yet (their rate, pauses, places), and handing
     pictures over to the pack's writer when it is behind. The causes sum to the stage's seconds, and the
     largest is what to look at: more processes or cores help computing, more downloads at once help where
@@ -74,20 +74,21 @@ class Split:
 
     def __init__(self) -> None:
         self._began = time.monotonic()
-        self._computed_before = time.process_time()
+        self._computed = -time.thread_time()
         self._spent: Counter[str] = Counter()
         self._lock = threading.Lock()
 
     def add(self, spent: Mapping[str, float]) -> None:
-        """Take in the seconds that one thread spent, by cause."""
+        """Take in the seconds that a thread spent, by cause; called by itself, when it is done."""
         with self._lock:
             self._spent.update(spent)
+            self._computed += time.thread_time()
 
     def result(self) -> tuple[float, dict[str, float]]:
-        """The seconds until now, and the same by cause."""
+        """The seconds until now, and the same by cause; for the thread that made it."""
         seconds = time.monotonic() - self._began
         # Two threads may compute at once where libraries let them, as when hashing.
-        computing = min(time.process_time() - self._computed_before, seconds)
+        computing = min(self._computed + time.thread_time(), seconds)
         waits = {name: self._spent[name] for name in (WAITING_FOR_SERVERS, WAITING_FOR_TURNS, WRITING)}
         # Without any thread all that is left is the pack.
         total = sum(waits.values())

@@ -4,7 +4,7 @@ must fail."""
 import itertools
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
@@ -151,7 +151,7 @@ def _named(outcome: Outcome) -> dict[str, Any]:
 
 def _measured(plan: Plan) -> dict[str, Any]:
     """Bytes, precision and each stage's work over all chunks, from the packs' own statistics."""
-    stages: dict[str, Any] = {"plan": _rate(plan.planned, plan.seconds)}
+    stages: dict[str, Any] = {"plan": _rate(plan.planned, plan.seconds) | _split(plan.split)}
     precisions, devices = set(), set()
     total_bytes = requests = 0
     for stage, file in zip(reports.STAGES, ("pictures", "features", "outcomes"), strict=True):
@@ -170,11 +170,9 @@ def _measured(plan: Plan) -> dict[str, Any]:
                 requests += statistics.get("requests", 0)
                 precisions.add(statistics.get("precision"))
                 devices.add(statistics.get("device"))
-        stages[stage] = _rate(items, seconds)
+        stages[stage] = _rate(items, seconds) | _split(split)
         if waited:  # for a device that another chunk had
             stages[stage]["waited_seconds"] = round(sum(waited), 3)
-        if split:
-            stages[stage]["split"] = {name: round(seconds, 3) for name, seconds in split.items()}
     return {
         "bytes": total_bytes,
         "requests": requests,
@@ -192,6 +190,11 @@ def _rate(items: int, seconds: float) -> dict[str, Any]:
         "seconds": round(seconds, 3),
         "items_per_second": round(items / seconds, 2) if seconds else None,
     }
+
+
+def _split(seconds: Mapping[str, float]) -> dict[str, Any]:
+    """Seconds by what they went by with, where that is known."""
+    return {"split": {name: round(value, 3) for name, value in seconds.items()}} if seconds else {}
 
 
 def _reasons_to_fail(counts: Counter[Status], plan: Plan, settings: Settings) -> list[str]:
