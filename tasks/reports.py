@@ -1,10 +1,13 @@
 """Run reports: where they lie, and what the recent ones let us expect of the next run."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from tasks import files
 from tasks.runs import Request
@@ -14,6 +17,8 @@ STAGES = ("download", "extract", "index")
 
 _RECENT = 20
 _SHOWN_FAILURES = 5
+_NIGHT_TAKES = timedelta(hours=6)
+"""Beyond midnight, before a night counts as late."""
 
 
 def path(request: Request, settings: Settings) -> Path:
@@ -21,10 +26,19 @@ def path(request: Request, settings: Settings) -> Path:
     return request.folder(settings.data_dir) / "report.json"
 
 
-def recent(settings: Settings) -> Iterator[dict[str, Any]]:
-    """All DAGs' reports, newest first; one that cannot be read, or is removed by now, is passed over."""
+def read(request: Request, settings: Settings) -> dict[str, Any] | None:
+    """A run's report; None where there is none yet, or it cannot be read."""
+    with suppress(OSError, ValueError):
+        report: dict[str, Any] = files.read_json(path(request, settings))
+        return report
+    return None
+
+
+def recent(settings: Settings, dag: str = "*") -> Iterator[dict[str, Any]]:
+    """The reports of one DAG, or of all, newest first; one that cannot be read, or is removed by now, is
+    passed over."""
     found = []
-    for report in settings.data_dir.glob("*/*/report.json"):
+    for report in settings.data_dir.glob(f"{dag}/*/report.json"):
         with suppress(OSError):
             found.append((report.stat().st_mtime, report))
     for _, report in sorted(found, reverse=True):
@@ -53,6 +67,61 @@ def expectation(settings: Settings, to_do: int) -> dict[str, Any]:
         "seconds": round(to_do * sum(report["seconds"] for report in runs) / items, 1),
         "from_runs": len(runs),
     }
+
+
+def late_night(nights: Sequence[dict[str, Any]], now: datetime) -> str | None:
+    """What is wrong with the nightly runs as a whole, in a sentence; None where the last is in time.
+
+    Args:
+        nights: the nightly DAG's reports.
+    """
+    ends = [
+        datetime.fromisoformat(report["interval"]["end"])
+        for report in nights
+        if report["state"] == "success" and report["interval"] and report["interval"]["end"]
+    ]
+    if not ends:
+        return "No nightly run has succeeded yet. Unpause nightly_feature_index, or look why it fails."
+    if now - max(ends) > timedelta(days=1) + _NIGHT_TAKES:
+        return (
+            "The nightly run is late: the last successful one covers what came until "
+            f"{max(ends):%Y-%m-%d %H:%M} UTC. Look whether nightly_feature_index is paused or fails."
+        )
+    return None
+
+
+def bottleneck(report: dict[str, Any]) -> str | None:
+    """The stage that took most of a run's work; None where nothing was done."""
+    seconds = {name: stage["seconds"] for name, stage in report.get("stages", {}).items()}
+    longest = max(seconds, key=lambda name: seconds[name], default=None)
+    return longest if longest and seconds[longest] else None
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Items that a report names, alike in status, host and reason."""
+
+    status: str
+    host: str
+    reason: str
+    items: tuple[dict[str, Any], ...]
+
+
+def grouped_failures(report: dict[str, Any]) -> list[Group]:
+    """The items without a feature that a report names, those alike together, the largest group first."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for item in report.get("failures", []):
+        key = (item["status"], _host(item["img_url"]), item["reason"] or "")
+        groups.setdefault(key, []).append(item)
+    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+    return [Group(*key, tuple(items)) for key, items in ordered]
+
+
+def _host(url: str | None) -> str:
+    try:
+        return urlsplit(url or "").netloc.rpartition("@")[2] or "no host"
+    except ValueError:
+        return "no host"
 
 
 def described(report: dict[str, Any]) -> str:

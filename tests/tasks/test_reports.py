@@ -2,6 +2,9 @@
 
 import json
 import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from tasks import reports
 from tasks.runs import Request
@@ -102,3 +105,63 @@ def test_a_preview_in_a_few_lines():
     unknown = preview | {"expected": {"bytes": None, "seconds": None, "from_runs": 0}}
     assert reports.described(known).splitlines()[-1].endswith("2.5 MB, 61 s (as in 4 recent runs)")
     assert "unknown" in reports.described(unknown).splitlines()[-1]
+
+
+def test_a_report_is_read_by_its_run_and_absent_where_there_is_none(tmp_path):
+    settings = Settings(data_dir=tmp_path)
+    write(settings, "r1", {"planned": 3})
+    write(settings, "broken", "{")
+    assert reports.read(Request("nightly", "r1"), settings) == {"planned": 3}
+    assert reports.read(Request("nightly", "r2"), settings) is None
+    assert reports.read(Request("nightly", "broken"), settings) is None
+
+
+def night(end, state="success"):
+    return {"state": state, "interval": {"start": None, "end": end.isoformat() if end else None}}
+
+
+@pytest.mark.parametrize(
+    ("nights", "said"),
+    [
+        ([], "No nightly run has succeeded"),
+        ([night(datetime(2026, 10, 2, tzinfo=UTC), "failed")], "No nightly run has succeeded"),
+        ([{"state": "success", "interval": None}], "No nightly run has succeeded"),
+        ([night(datetime(2026, 10, 2, tzinfo=UTC))], None),
+        ([night(datetime(2026, 10, 1, tzinfo=UTC)), night(None)], "until 2026-10-01 00:00 UTC"),
+    ],
+)
+def test_a_night_is_late_six_hours_after_the_next_one_was_due(nights, said):
+    now = datetime(2026, 10, 3, 6, tzinfo=UTC)
+    told = reports.late_night(nights, now)
+    assert told is None if said is None else said in told
+    if said is None:
+        assert "late" in reports.late_night(nights, now + timedelta(seconds=1))
+
+
+def test_the_bottleneck_is_the_stage_with_most_work():
+    stages = {"plan": {"seconds": 1.0}, "download": {"seconds": 9.5}, "extract": {"seconds": 4}}
+    assert reports.bottleneck({"stages": stages}) == "download"
+    assert reports.bottleneck({"stages": {"plan": {"seconds": 0.0}}}) is None
+    assert reports.bottleneck({}) is None
+
+
+def test_failures_are_grouped_by_status_host_and_reason():
+    def item(item_id, url, status="gone", reason="404"):
+        return {"item_id": item_id, "img_url": url, "status": status, "reason": reason}
+
+    failures = [
+        item("1", "http://b/1.jpg"),
+        item("2", "http://user:secret@a:8080/2.jpg"),
+        item("3", "http://a:8080/3.jpg"),
+        item("4", "http://a:8080/4.jpg", reason=None),
+        item("5", None, "invalid_url"),
+        item("6", "http://[bad", "invalid_url"),
+    ]
+    groups = reports.grouped_failures({"failures": failures})
+    assert [(g.status, g.host, g.reason, [i["item_id"] for i in g.items]) for g in groups] == [
+        ("gone", "a:8080", "404", ["2", "3"]),
+        ("invalid_url", "no host", "404", ["5", "6"]),
+        ("gone", "a:8080", "", ["4"]),
+        ("gone", "b", "404", ["1"]),
+    ]
+    assert reports.grouped_failures({}) == []
