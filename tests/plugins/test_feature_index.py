@@ -2,11 +2,14 @@
 
 import json
 import os
+import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
@@ -18,10 +21,12 @@ import requests
 
 from local_stack.airflow import Airflow
 from tasks import reports
-from tasks.runs import Request
+from tasks.ledger import Ledger, Outcome
+from tasks.runs import Plan, Request
 from tasks.search import FEATURE, URL, VERSION, SearchIndex
 from tasks.settings import REPOSITORY, Settings
-from tests.shop_fixtures import search_connection, some_vector
+from tasks.statuses import Status
+from tests.shop_fixtures import NOON, search_connection, some_vector
 
 NIGHTLY, BACKFILL, RETRY = "nightly_feature_index", "category_backfill", "retry_failed_images"
 HOSTILE = '<script>alert(1)</script>"onload='
@@ -75,19 +80,25 @@ class Site:
 
     def form_token(self, role: str = "admin") -> str:
         """The token in a page's form."""
-        form = Inputs()
-        form.feed(self.ask("GET", "/backfill?category_id=00000020", role).text)
+        form = Read.of(self.ask("GET", "/backfill?category_id=00000020", role).text)
         return form.values["token"]
 
 
-class Inputs(HTMLParser):
-    """Reads the hidden inputs of a page, and whether a script is in it."""
+class Read(HTMLParser):
+    """What a test looks for in a page."""
 
     def __init__(self) -> None:
         super().__init__()
         self.values: dict[str, str] = {}
         self.tags: set[str] = set()
         self.hrefs: set[str] = set()
+
+    @classmethod
+    def of(cls, page: str) -> "Read":
+        """Read a page."""
+        read = cls()
+        read.feed(page)
+        return read
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note it."""
@@ -198,7 +209,7 @@ def test_airflow_loads_the_plugin_and_none_of_its_parts_as_another(site: Site) -
 
 
 def test_every_route_refuses_those_who_are_not_logged_in_or_have_no_rights(site: Site) -> None:
-    assert len(site.answer["routes"]) >= 5
+    assert len(site.answer["routes"]) >= 7
     for method, path in paths(site):
         assert site.ask(method, path, None).status_code == 401, (method, path)
         assert site.ask(method, path, "nobody").status_code == 403, (method, path)
@@ -254,8 +265,7 @@ def test_coverage_tells_of_each_category_and_links_its_gap(site: Site) -> None:
     assert "3 of 5 documents" in " ".join(answer.text.split())
     assert "60.0 %" in answer.text
     assert "No nightly run has succeeded yet" in answer.text
-    read = Inputs()
-    read.feed(answer.text)
+    read = Read.of(answer.text)
     assert "/feature-index/backfill?category_id=00000020" in read.hrefs
     assert "/feature-index/backfill?category_id=00000010" not in read.hrefs
 
@@ -266,11 +276,10 @@ def test_pages_keep_to_themselves_and_strangers_text_stays_text(site: Site) -> N
         {"item_id": "2", "img_url": "https://img.example/2.jpg", "status": "gone", "reason": "404"},
     ]
     write_report(site.settings, RETRY, "hostile", failures=failures, notices=[HOSTILE])
-    for path in ("/", "/runs", f"/runs/{RETRY}/hostile"):
+    for path in ("/", "/runs", "/failures", f"/runs/{RETRY}/hostile"):
         answer = site.ask("GET", path)
         assert answer.status_code == 200, answer.text
-        read = Inputs()
-        read.feed(answer.text)
+        read = Read.of(answer.text)
         assert "script" not in read.tags
         assert not [href for href in read.hrefs if href.startswith("javascript")]
         policy = answer.headers["Content-Security-Policy"]
@@ -331,8 +340,7 @@ def test_a_report_shows_its_counts_and_bottleneck(site: Site) -> None:
 
 
 def links(site: Site, path: str) -> set[str]:
-    read = Inputs()
-    read.feed(site.ask("GET", path).text)
+    read = Read.of(site.ask("GET", path).text)
     return read.hrefs
 
 
@@ -362,6 +370,92 @@ def test_no_name_leads_out_of_the_data_dir(site: Site, path: str) -> None:
     assert "found" not in answer.text.lower().replace("not found", "")
 
 
+# Failures ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def book(site: Site) -> Iterator[sqlite3.Connection]:
+    """Sixty failures of one minute each, written through the ledger; the SQL to look them up with."""
+    plan = Plan(
+        folder=Path("plan-1"),
+        request=Request(NIGHTLY, "r"),
+        feature_version="v",
+        planned=60,
+        current=0,
+        created_at=NOON,
+    )
+    gone = [Outcome(f"g{n:02}", "00000020", "javascript:alert(1)", Status.GONE, HOSTILE) for n in range(57)]
+    large = [Outcome(f"t{n}", "00000010", "http://img/1.jpg", Status.TOO_LARGE, None) for n in range(3)]
+    Ledger(None, site.settings).record(plan, gone + large, now=NOON)
+    with closing(sqlite3.connect(site.settings.data_dir / "ledger.db")) as connection:
+        yield connection
+    (site.settings.data_dir / "ledger.db").unlink()
+
+
+def shown_items(page: str) -> list[str]:
+    return re.findall(r'<tr><th scope="row">([gt]\d+)</th>', page)
+
+
+@pytest.mark.parametrize(
+    ("query", "condition", "order"),
+    [
+        ("", "true", "last_at desc, item_id desc"),
+        ("sort=item", "true", "item_id"),
+        ("status=too_large&sort=item", "status = 'too_large'", "item_id"),
+        ("category_id=00000020&sort=item", "category_id = '00000020'", "item_id"),
+        ("item_id=g07", "item_id = 'g07'", "item_id"),
+        ("item_id=g07&status=too_large", "false", "item_id"),
+    ],
+)
+def test_failures_are_filtered_sorted_and_paged(
+    site: Site, book: sqlite3.Connection, query: str, condition: str, order: str
+) -> None:
+    sql = f"select item_id from failures where {condition} order by {order}"
+    expected = [item_id for (item_id,) in book.execute(sql)]
+    seen: list[str] = []
+    path: str | None = f"/failures?{query}"
+    while path:
+        text = site.ask("GET", path, "viewer").text
+        seen += shown_items(text)
+        following = [href for href in Read.of(text).hrefs if "after_item_id=" in href]
+        path = following[0].removeprefix("/feature-index") if following else None
+    assert seen == expected
+
+
+def test_failures_say_why_and_when_and_what_is_given_up(site: Site, book: sqlite3.Connection) -> None:
+    page = site.ask("GET", "/failures?sort=item&item_id=t1").text
+    assert "given up" in page[page.index('<th scope="row">t1') :]
+    page = site.ask("GET", "/failures?sort=item&item_id=g01").text
+    row = page[page.index('<th scope="row">g01') :]
+    (next_at,) = book.execute("select next_at from failures where item_id = 'g01'").fetchone()
+    assert str(next_at)[:16] in row
+    assert "gone" in row
+    read = Read.of(page)
+    assert "script" not in read.tags
+    assert not [href for href in read.hrefs if href.startswith("javascript")]
+
+
+@pytest.mark.usefixtures("book")
+def test_a_failure_is_retried_in_the_users_name(site: Site) -> None:
+    token = site.form_token()
+    body = {"token": token, "item_id": "g07"}
+    assert site.ask("POST", "/failures/retry", data=body).status_code == 303
+    body = {"token": token, "status": "too_large", "category_id": "00000010"}
+    assert site.ask("POST", "/failures/retry", data=body).status_code == 303
+    assert site.ask("POST", "/failures/retry", data={"token": token, "status": "x"}).status_code == 400
+    runs = [run for run in dag_runs(site, RETRY) if run["run_type"] == "manual"]
+    assert {run["triggering_user_name"] for run in runs} == {"admin"}
+    confs = [run["conf"] for run in runs]
+    assert len(confs) == 2
+    assert {"item_ids": ["g07"]} in confs
+    assert {"category_ids": ["00000010"], "statuses": ["too_large"]} in confs
+
+
+def test_an_address_that_makes_no_sense_is_refused(site: Site) -> None:
+    for query in ("status=x", "sort=x", "after_last_at=x"):
+        assert site.ask("GET", f"/failures?{query}").status_code == 422
+
+
 # What is not there ------------------------------------------------------------------------------
 
 
@@ -375,9 +469,3 @@ def test_pages_say_what_to_do_where_elasticsearch_lacks_the_index(site: Site, se
     finally:
         search_client.indices.open(index=index, wait_for_active_shards=1)
         search_client.cluster.health(index=index, wait_for_status="yellow")
-
-
-def test_the_package_holds_every_template() -> None:
-    used = (REPOSITORY / "plugins" / "feature_index" / "app.py").read_text()
-    for template in (Path(REPOSITORY) / "plugins" / "feature_index" / "templates").glob("*.html"):
-        assert template.name == "base.html" or template.name in used
