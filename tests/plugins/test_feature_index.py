@@ -20,7 +20,8 @@ import pytest
 import requests
 
 from local_stack.airflow import Airflow
-from tasks import reports
+from tasks import reports, summarise
+from tasks.errors import RunFailedError
 from tasks.ledger import Ledger, Outcome
 from tasks.runs import Plan, Request
 from tasks.search import FEATURE, URL, VERSION, SearchIndex
@@ -59,6 +60,18 @@ answer = {"tokens": tokens, "routes": routes, "version": feature_version(Setting
     "plugins": [p.name for p in plugins if "/plugins/" in str(p.source) or p.name == "feature_index"],
     "errors": errors}
 print("ANSWER" + json.dumps(answer))
+"""
+
+
+# The same Airflow as it is served under a path.
+ASK_UNDER_A_PATH = """
+import os, sys
+from fastapi.testclient import TestClient
+from airflow.api_fastapi.app import create_app
+client = TestClient(create_app("core"), cookies={"_token": sys.argv[1]})
+answer = client.get(sys.argv[2])
+assert answer.status_code == 200, answer.text
+print("ANSWER" + answer.text)
 """
 
 
@@ -344,6 +357,28 @@ def links(site: Site, path: str) -> set[str]:
     return read.hrefs
 
 
+def test_reports_of_runs_that_only_looked_or_were_never_planned_are_shown(site: Site) -> None:
+    look = Request(BACKFILL, "look", category_ids=("00000020",), dry_run=True)
+    plan = Plan(
+        folder=Path("plan-1"),
+        request=look,
+        feature_version="v",
+        planned=3,
+        current=1,
+        created_at=NOON,
+        preview={"bytes": 5_500_000, "seconds": 41.0, "from_runs": 2},
+    )
+    summarise.run(plan, site.settings, Ledger(None, site.settings))
+    with pytest.raises(RunFailedError):
+        summarise.run_without_plan(NIGHTLY, "unplanned", site.settings)
+    for path in ("/", "/runs"):
+        assert site.ask("GET", path).status_code == 200
+    looked = site.ask("GET", f"/runs/{BACKFILL}/look").text
+    assert "to_do" in looked
+    assert "5.5 MB of pictures and 41 s" in looked
+    assert "planning did not finish" in site.ask("GET", f"/runs/{NIGHTLY}/unplanned").text
+
+
 @pytest.mark.parametrize(
     "path",
     [
@@ -368,6 +403,33 @@ def test_no_name_leads_out_of_the_data_dir(site: Site, path: str) -> None:
     answer = session.send(prepared, timeout=30)
     assert answer.status_code == 404 or f"/runs/{NIGHTLY}/.." in path
     assert "found" not in answer.text.lower().replace("not found", "")
+
+
+def test_links_hold_under_a_path(site: Site) -> None:
+    write_report(site.settings, BACKFILL, "under a path")
+    asked = subprocess.run(
+        [
+            sys.executable,
+            *("-c", ASK_UNDER_A_PATH, site.answer["tokens"]["admin"]),
+            f"/shop/airflow/feature-index/runs/{BACKFILL}/under%20a%20path",
+        ],
+        env=os.environ
+        | site.airflow.environment
+        | {"AIRFLOW__API__BASE_URL": "http://x.example/shop/airflow"},
+        cwd=site.airflow.home,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert asked.returncode == 0, asked.stderr
+    read = Read.of(asked.stdout.partition("ANSWER")[2])
+    assert read.hrefs >= {
+        "/shop/airflow/feature-index/",
+        "/shop/airflow/feature-index/runs",
+        "/shop/airflow/feature-index/failures",
+        f"/shop/airflow/dags/{BACKFILL}/runs/under%20a%20path",
+    }
+    assert all(href.startswith(("/shop/airflow/", "#")) for href in read.hrefs)
 
 
 # Failures ---------------------------------------------------------------------------------------
