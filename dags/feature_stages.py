@@ -5,7 +5,6 @@ Each task turns what Airflow knows into plain values and calls its stage in task
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -26,9 +25,8 @@ from airflow.sdk import (
 )
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from tasks.connections import CATALOG, LEDGER, SEARCH, Services
+from tasks.connections import LEDGER, Services
 from tasks.connections import Connection as ServiceConnection
-from tasks.errors import ConfigurationError
 from tasks.progress import Progress, told
 from tasks.runs import Chunk, Plan, Request
 from tasks.settings import Settings
@@ -167,39 +165,17 @@ def _chunk(value: dict[str, Any]) -> Chunk:
 
 
 def _progress() -> Progress:
-    """What a person who watches the task sees in its Task State tab."""
+    """What a person who watches the task sees in its Task State Store tab."""
     store = get_current_context()["task_state_store"]
     return told(lambda words: store.set("progress", words))
 
 
 def _services() -> Services:
-    search = _connection(SEARCH)
-    if search is None and "ELASTICSEARCH_URL" in os.environ:
-        search = ServiceConnection.from_environment(SEARCH, or_url_in="ELASTICSEARCH_URL")
-    return Services(_required(CATALOG, _connection(CATALOG)), _required(SEARCH, search), _connection(LEDGER))
+    return Services.found_by(_connection)
 
 
 def _connection(conn_id: str) -> ServiceConnection | None:
     try:
-        found = Connection.get(conn_id)
+        return ServiceConnection.from_airflow(conn_id, Connection.get(conn_id))
     except AirflowNotFoundException:
         return None
-    return ServiceConnection(
-        conn_id=conn_id,
-        conn_type=found.conn_type,
-        host=found.host,
-        port=found.port,
-        login=found.login,
-        password=found.password,
-        schema=found.schema,
-        extra=found.extra_dejson,
-    )
-
-
-def _required(conn_id: str, connection: ServiceConnection | None) -> ServiceConnection:
-    if connection is None:
-        raise ConfigurationError(
-            f"Airflow has no connection {conn_id}. Add it under Admin, Connections, or set "
-            f"AIRFLOW_CONN_{conn_id.upper()}."
-        )
-    return connection

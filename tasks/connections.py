@@ -6,9 +6,9 @@ variables, in either of the two forms that Airflow reads there: a URI or JSON.
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Protocol, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tasks.errors import ConfigurationError
@@ -36,10 +36,56 @@ class Services:
             ledger_from_environment(),
         )
 
+    @classmethod
+    def found_by(cls, find: "Find") -> Self:
+        """Ask Airflow for the connections; ELASTICSEARCH_URL serves where it has no shop_search.
+
+        Raises:
+            ConfigurationError: shop_catalog or shop_search is not there.
+        """
+        return cls(required(CATALOG, find(CATALOG)), search_found_by(find), find(LEDGER))
+
+
+def search_found_by(find: "Find") -> "Connection":
+    """The connection shop_search alone, as `Services.found_by` finds it."""
+    found = find(SEARCH)
+    if found is None and "ELASTICSEARCH_URL" in os.environ:
+        return Connection.from_environment(SEARCH, or_url_in="ELASTICSEARCH_URL")
+    return required(SEARCH, found)
+
+
+def required(conn_id: str, connection: "Connection | None") -> "Connection":
+    """The connection itself.
+
+    Raises:
+        ConfigurationError: there is none, with what to do about it.
+    """
+    if connection is None:
+        raise ConfigurationError(
+            f"Airflow has no connection {conn_id}. Add it under Admin, Connections, or set "
+            f"AIRFLOW_CONN_{conn_id.upper()}."
+        )
+    return connection
+
 
 def ledger_from_environment() -> "Connection | None":
     """The ledger's connection; None where AIRFLOW_CONN_FEATURE_LEDGER is not set."""
     return Connection.from_environment(LEDGER) if os.environ.get(f"AIRFLOW_CONN_{LEDGER.upper()}") else None
+
+
+class AirflowConnection(Protocol):
+    """What we read of Airflow's own objects, of which it has one for tasks and one for its servers."""
+
+    conn_type: Any
+    host: Any
+    port: Any
+    login: Any
+    password: Any
+    schema: Any
+
+    @property
+    def extra_dejson(self) -> dict[str, Any]:
+        """The extra as an object."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +100,20 @@ class Connection:
     password: str | None = field(default=None, repr=False)
     schema: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_airflow(cls, conn_id: str, found: AirflowConnection) -> Self:
+        """Take over the fields of Airflow's object."""
+        return cls(
+            conn_id=conn_id,
+            conn_type=found.conn_type,
+            host=found.host,
+            port=found.port,
+            login=found.login,
+            password=found.password,
+            schema=found.schema,
+            extra=found.extra_dejson,
+        )
 
     @classmethod
     def from_environment(cls, conn_id: str, *, or_url_in: str = "") -> Self:
@@ -87,6 +147,10 @@ class Connection:
             raise ConfigurationError(
                 f"{named} is neither a URI nor JSON as Airflow reads them ({type(error).__name__})."
             ) from None
+
+
+Find = Callable[[str], Connection | None]
+"""Gives a connection by its id, None where Airflow has none."""
 
 
 def _from_json(value: str) -> dict[str, Any]:

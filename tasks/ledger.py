@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 import sqlalchemy as sa
 
+from tasks.catalogue import LATEST
 from tasks.connections import LEDGER, Connection
 from tasks.database import Database, Transaction, batched
 from tasks.runs import Plan
@@ -107,6 +108,40 @@ class Ledger:
                 any_item=not item_ids,
                 item_ids=some,
             )
+
+    def page(
+        self,
+        *,
+        category_id: str = "",
+        status: Status | None = None,
+        item_id: str = "",
+        latest_first: bool = True,
+        after: tuple[datetime, str] | None = None,
+        at_most: int = 50,
+    ) -> list[Failure]:
+        """Some of the items that match every filter given, in the order in which a person reads them.
+
+        Args:
+            latest_first: the last to fail first; else by item id.
+            after: `last_at` and item id of the failure that the page before ended with; by item id, the
+                time does not matter.
+        """
+        last_at, last_id = after or (LATEST, "")
+        position: dict[str, Any] = {"after_item_id": last_id}
+        if latest_first:
+            position["after_last_at"] = self._database.time(last_at)
+        rows = self._read(
+            "page_by_last" if latest_first else "page_by_item",
+            any_category=not category_id,
+            category_id=category_id,
+            any_status=status is None,
+            status=status.value if status else "",
+            any_item=not item_id,
+            item_id=item_id,
+            at_most=at_most,
+            **position,
+        )
+        return [_failure(row) for row in rows]
 
     def counts(self) -> dict[Status, Count]:
         """How many items there are by status, in the order of the statuses."""

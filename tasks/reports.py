@@ -1,10 +1,13 @@
 """Run reports: where they lie, and what the recent ones let us expect of the next run."""
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 from tasks import files
 from tasks.runs import Request
@@ -14,6 +17,8 @@ STAGES = ("download", "extract", "index")
 
 _RECENT = 20
 _SHOWN_FAILURES = 5
+_NIGHT_TAKES = timedelta(hours=6)
+"""Beyond midnight, before a night counts as late."""
 
 
 def path(request: Request, settings: Settings) -> Path:
@@ -21,10 +26,19 @@ def path(request: Request, settings: Settings) -> Path:
     return request.folder(settings.data_dir) / "report.json"
 
 
-def recent(settings: Settings) -> Iterator[dict[str, Any]]:
-    """All DAGs' reports, newest first; one that cannot be read, or is removed by now, is passed over."""
+def read(request: Request, settings: Settings) -> dict[str, Any] | None:
+    """A run's report; None where there is none yet, or it cannot be read."""
+    with suppress(OSError, ValueError):
+        report: dict[str, Any] = files.read_json(path(request, settings))
+        return report
+    return None
+
+
+def recent(settings: Settings, dag: str = "*") -> Iterator[dict[str, Any]]:
+    """The reports of one DAG, or of all, newest first; one that cannot be read, or is removed by now, is
+    passed over."""
     found = []
-    for report in settings.data_dir.glob("*/*/report.json"):
+    for report in settings.data_dir.glob(f"{dag}/*/report.json"):
         with suppress(OSError):
             found.append((report.stat().st_mtime, report))
     for _, report in sorted(found, reverse=True):
@@ -55,6 +69,75 @@ def expectation(settings: Settings, to_do: int) -> dict[str, Any]:
     }
 
 
+def late_night(nights: Sequence[dict[str, Any]], now: datetime) -> str | None:
+    """What is wrong with the nightly runs as a whole, in a sentence; None where the last is in time.
+
+    Args:
+        nights: the nightly DAG's reports.
+    """
+    ends = [
+        datetime.fromisoformat(report["interval"]["end"])
+        for report in nights
+        if report["state"] == "success" and report["interval"] and report["interval"]["end"]
+    ]
+    if not ends:
+        return "No nightly run has succeeded yet. Unpause nightly_feature_index, or look why it fails."
+    if now - max(ends) > timedelta(days=1) + _NIGHT_TAKES:
+        return (
+            "The nightly run is late: the last successful one covers what came until "
+            f"{max(ends):%Y-%m-%d %H:%M} UTC. Look whether nightly_feature_index is paused or fails."
+        )
+    return None
+
+
+class Bottleneck(NamedTuple):
+    """What a run's time mostly went by with."""
+
+    stage: str
+    part: str | None
+    """Of the stage's time split; None where it has none."""
+    seconds: float
+    """Of the part, else of the stage."""
+
+
+def bottleneck(report: dict[str, Any]) -> Bottleneck | None:
+    """The stage that took most of a run's work, and in it the longest part; None where nothing was done."""
+    stages = report.get("stages", {})
+    stage = max(stages, key=lambda name: stages[name]["seconds"], default=None)
+    if stage is None or not stages[stage]["seconds"]:
+        return None
+    split: dict[str, float] = stages[stage].get("split", {})
+    part = max(split, key=split.__getitem__, default=None)
+    return Bottleneck(stage, part, split[part] if part else stages[stage]["seconds"])
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Items that a report names, alike in status, host and reason."""
+
+    status: str
+    host: str
+    reason: str
+    items: tuple[dict[str, Any], ...]
+
+
+def grouped_failures(report: dict[str, Any]) -> list[Group]:
+    """The items without a feature that a report names, those alike together, the largest group first."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for item in report.get("failures", []):
+        key = (item["status"], _host(item["img_url"]), item["reason"] or "")
+        groups.setdefault(key, []).append(item)
+    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+    return [Group(*key, tuple(items)) for key, items in ordered]
+
+
+def _host(url: str | None) -> str:
+    try:
+        return urlsplit(url or "").netloc.rpartition("@")[2] or "no host"
+    except ValueError:
+        return "no host"
+
+
 def described(report: dict[str, Any]) -> str:
     """A report in a few lines for a terminal."""
     lines = [f"planned   {report['planned']}"]
@@ -68,8 +151,8 @@ def described(report: dict[str, Any]) -> str:
             lines.append(
                 f"{stage:<10}{measured['seconds']:>8.1f} s {measured['items_per_second']:>10.1f} {what}"
             )
-    if bottleneck := _bottleneck(report.get("stages", {})):
-        lines.append(bottleneck)
+    if (longest := bottleneck(report)) and longest.part:
+        lines.append(f"bottleneck: {longest.stage}, {longest.part} {longest.seconds:.1f} s")
     if expected := report.get("expected"):
         if expected["from_runs"]:
             lines.append(
@@ -79,13 +162,3 @@ def described(report: dict[str, Any]) -> str:
         else:
             lines.append("expected  unknown: no recent run to go by")
     return "\n".join(lines)
-
-
-def _bottleneck(stages: dict[str, Any]) -> str | None:
-    """Of the stage that took longest, what most of its time went by with; None where no stage has told."""
-    split = {name: stage["split"] for name, stage in stages.items() if stage.get("split")}
-    if not split:
-        return None
-    longest = max(split, key=lambda name: stages[name]["seconds"])
-    part = max(split[longest], key=split[longest].__getitem__)
-    return f"bottleneck: {longest}, {part} {split[longest][part]:.1f} s"

@@ -56,6 +56,7 @@ _ADVICE = {413: " It was too large: lower FEATURES_BULK_SIZE."}
 """What to do about a request refused with this status, where that is known."""
 _LONGEST_REASON = 300
 """Characters; what stands before a server may answer with a whole page."""
+_MOST_CATEGORIES = 1_000
 _LASTING = ("illegal_argument_exception", "index_closed_exception")
 """Why a document cannot be read, where waiting does not help."""
 
@@ -73,6 +74,30 @@ class Document:
     at: datetime | None
     seq_no: int
     primary_term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """How far one category is covered."""
+
+    category_id: str
+    documents: int
+    current: int
+    """Documents with a feature of the version asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many documents have a feature of one version."""
+
+    documents: int
+    current: int
+    categories: tuple[Category, ...]
+    """By their ids, the first 1,000."""
+    elsewhere: int
+    """Documents without a category, or of those beyond the first 1,000."""
+    versions: Mapping[str, int]
+    """Documents by the version of their feature."""
 
 
 class SearchIndex:
@@ -130,6 +155,51 @@ class SearchIndex:
             answer = self._search(size=0, aggs={"versions": {"terms": {"field": VERSION, "size": 100}}})
             buckets = answer["aggregations"]["versions"]["buckets"]
             return {bucket["key"]: bucket["doc_count"] for bucket in buckets}
+
+    def coverage(self, version: str) -> Coverage:
+        """Count documents with a feature of `version`, by category, in two requests and without a scan.
+
+        Sees what the index has refreshed.
+
+        Raises:
+            ConfigurationError: the index does not exist, or holds no category that can be counted.
+        """
+        from elasticsearch import NotFoundError
+
+        has_feature = {"filter": _of_version(version)}
+        with self._explained():
+            try:
+                by = self._keyword("category_id")
+            except NotFoundError:
+                raise ConfigurationError(
+                    f"There is no index {self.name} at {self._url} yet. It appears with the shop's first "
+                    "document; if it has another name, set FEATURES_INDEX."
+                ) from None
+            answer = self._search(
+                size=0,
+                track_total_hits=True,
+                aggs={
+                    "current": has_feature,
+                    "versions": {"terms": {"field": VERSION, "size": 100}},
+                    "categories": {
+                        "terms": {"field": by, "size": _MOST_CATEGORIES, "order": {"_key": "asc"}},
+                        "aggs": {"current": has_feature},
+                    },
+                },
+            )
+        counted = answer["aggregations"]
+        documents = answer["hits"]["total"]["value"]
+        categories = tuple(
+            Category(str(bucket["key"]), bucket["doc_count"], bucket["current"]["doc_count"])
+            for bucket in counted["categories"]["buckets"]
+        )
+        return Coverage(
+            documents=documents,
+            current=counted["current"]["doc_count"],
+            categories=categories,
+            elsewhere=documents - sum(category.documents for category in categories),
+            versions={bucket["key"]: bucket["doc_count"] for bucket in counted["versions"]["buckets"]},
+        )
 
     def current(self, urls: Mapping[str, str | None], version: str) -> set[str]:
         """Of these items, with their URLs, the ones whose feature is of `version` and of this URL.
@@ -242,6 +312,17 @@ class SearchIndex:
                 )
                 found |= {hit["_id"] for hit in answer.get("hits", {}).get("hits", [])}
             return found
+
+    def _keyword(self, field: str) -> str:
+        """The field that `field` can be counted by: itself, or its keyword where it is mapped as text."""
+        names = (field, f"{field}.keyword")
+        found = self._client.field_caps(index=self.name, fields=list(names))["fields"]
+        for name in names:
+            if name in found and all(kind["aggregatable"] for kind in found[name].values()):
+                return name
+        raise ConfigurationError(
+            f"The index {self.name} cannot be counted by {field}: neither {' nor '.join(names)} is a keyword."
+        )
 
     def _search(self, **request: Any) -> Any:
         # What one shard alone answers is no answer: the rest would count as absent.
@@ -385,11 +466,14 @@ def _with_feature(item_ids: Sequence[str], version: str) -> dict[str, Any]:
         "bool": {
             "filter": [
                 {"ids": {"values": list(item_ids)}},
-                {"term": {VERSION: version}},
-                {"exists": {"field": FEATURE}},
+                _of_version(version),
             ]
         }
     }
+
+
+def _of_version(version: str) -> dict[str, Any]:
+    return {"bool": {"filter": [{"term": {VERSION: version}}, {"exists": {"field": FEATURE}}]}}
 
 
 def _time(value: object) -> datetime | None:

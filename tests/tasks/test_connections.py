@@ -227,3 +227,36 @@ def test_a_broken_elasticsearch_url_is_named_itself(monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv("ELASTICSEARCH_URL", "127.0.0.1:9200")
     with pytest.raises(ConfigurationError, match="ELASTICSEARCH_URL is neither a URI"):
         Connection.from_environment(SEARCH, or_url_in="ELASTICSEARCH_URL")
+
+
+# Through Airflow --------------------------------------------------------------------------------
+
+
+def finder(**uris: str) -> Any:
+    """What Airflow has, by connection id, as its own class reads it."""
+    from airflow.models import Connection as OfServers
+
+    def find(conn_id: str) -> Connection | None:
+        if conn_id not in uris:
+            return None
+        return Connection.from_airflow(conn_id, OfServers(conn_id=conn_id, uri=uris[conn_id]))
+
+    return find
+
+
+def test_airflows_connections_are_taken_over_field_by_field() -> None:
+    uri = "https://user:word@search.example.org:9243/shop?ca_certs=%2Fetc%2Fca.pem"
+    services = Services.found_by(finder(shop_search=uri, shop_catalog="sqlite:////srv/catalog.db"))
+    assert services.search == Connection.parse(SEARCH, uri, named="test")
+    assert (services.catalog.conn_type, services.catalog.schema) == ("sqlite", "/srv/catalog.db")
+    assert services.ledger is None
+
+
+def test_a_connection_that_airflow_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    catalog = "sqlite:////srv/catalog.db"
+    with pytest.raises(ConfigurationError, match=r"no connection shop_search.*AIRFLOW_CONN_SHOP_SEARCH"):
+        Services.found_by(finder(shop_catalog=catalog))
+    monkeypatch.setenv("ELASTICSEARCH_URL", "http://127.0.0.1:9200")
+    assert Services.found_by(finder(shop_catalog=catalog)).search.host == "127.0.0.1"
+    with pytest.raises(ConfigurationError, match="no connection shop_catalog"):
+        Services.found_by(finder())

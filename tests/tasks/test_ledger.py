@@ -835,3 +835,36 @@ def test_a_recording_waits_for_another_one_but_not_for_ever(new_ledger, store, m
 
     book.record(planned(0), meanwhile())
     assert attempts(book) == {"a": 1}
+
+
+# Pages -------------------------------------------------------------------------------------------
+
+
+def pages_of(book, size, **filters):
+    """All pages, followed by their keys as the UI does it."""
+    seen, after = [], None
+    while page := book.page(after=after, at_most=size, **filters):
+        seen += [failure.item_id for failure in page]
+        after = page[-1].last_at, page[-1].item_id
+    return seen
+
+
+def test_pages_give_each_failure_once_in_either_order(book):
+    # Two at each time, so that the key's second part counts.
+    for hour, items in enumerate([("c", "a"), ("f", "b"), ("e", "d")]):
+        book.record(planned(hour), ended(GONE, *items), now=NOON + hour * HOUR)
+    for size in (1, 2, 3, 4, 6, 7):
+        assert pages_of(book, size) == ["e", "d", "f", "b", "c", "a"]
+        assert pages_of(book, size, latest_first=False) == list("abcdef")
+
+
+def test_a_page_holds_what_matches_every_filter(book):
+    book.record(planned(0), ended(GONE, "a", "b") + ended(Status.CORRUPT, "c", category_id="00000020"))
+    assert pages_of(book, 5, status=GONE) == ["b", "a"]
+    assert pages_of(book, 5, category_id="00000020") == ["c"]
+    assert pages_of(book, 5, item_id="a") == ["a"]
+    assert pages_of(book, 5, item_id="a", status=Status.CORRUPT) == []
+
+
+def test_a_page_of_a_ledger_that_nothing_was_written_to_is_empty(book):
+    assert book.page() == []

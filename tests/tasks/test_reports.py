@@ -2,6 +2,9 @@
 
 import json
 import os
+from datetime import UTC, datetime, timedelta
+
+import pytest
 
 from tasks import reports
 from tasks.runs import Request
@@ -106,15 +109,15 @@ def test_the_bottleneck_is_the_largest_part_of_the_longest_stage():
         "planned": 9,
         "counts": {"indexed": 9},
         "stages": {
-            "plan": stage(70.0),
+            "plan": stage(10.0),
             "download": stage(20.0, network=19.0),
             "extract": stage(60.0, starting=4.5, computing=51.26, decoding=12.0),
         },
     }
     assert reports.described(report).splitlines()[-1] == "bottleneck: extract, computing 51.3 s"
+    assert reports.bottleneck(report) == ("extract", "computing", 51.26)
     del report["stages"]["extract"]["split"]
-    assert reports.described(report).splitlines()[-1] == "bottleneck: download, network 19.0 s"
-    del report["stages"]["download"]["split"]
+    assert reports.bottleneck(report) == ("extract", None, 60.0)
     assert "bottleneck" not in reports.described(report)
 
 
@@ -124,3 +127,61 @@ def test_a_preview_in_a_few_lines():
     unknown = preview | {"expected": {"bytes": None, "seconds": None, "from_runs": 0}}
     assert reports.described(known).splitlines()[-1].endswith("2.5 MB, 61 s (as in 4 recent runs)")
     assert "unknown" in reports.described(unknown).splitlines()[-1]
+
+
+def test_a_report_is_read_by_its_run_and_absent_where_there_is_none(tmp_path):
+    settings = Settings(data_dir=tmp_path)
+    write(settings, "r1", {"planned": 3})
+    write(settings, "broken", "{")
+    assert reports.read(Request("nightly", "r1"), settings) == {"planned": 3}
+    assert reports.read(Request("nightly", "r2"), settings) is None
+    assert reports.read(Request("nightly", "broken"), settings) is None
+
+
+def night(end, state="success"):
+    return {"state": state, "interval": {"start": None, "end": end.isoformat() if end else None}}
+
+
+@pytest.mark.parametrize(
+    ("nights", "said"),
+    [
+        ([], "No nightly run has succeeded"),
+        ([night(datetime(2026, 10, 2, tzinfo=UTC), "failed")], "No nightly run has succeeded"),
+        ([{"state": "success", "interval": None}], "No nightly run has succeeded"),
+        ([night(datetime(2026, 10, 2, tzinfo=UTC))], None),
+        ([night(datetime(2026, 10, 1, tzinfo=UTC)), night(None)], "until 2026-10-01 00:00 UTC"),
+    ],
+)
+def test_a_night_is_late_six_hours_after_the_next_one_was_due(nights, said):
+    now = datetime(2026, 10, 3, 6, tzinfo=UTC)
+    told = reports.late_night(nights, now)
+    assert told is None if said is None else said in told
+    if said is None:
+        assert "late" in reports.late_night(nights, now + timedelta(seconds=1))
+
+
+def test_a_run_that_did_nothing_has_no_bottleneck():
+    assert reports.bottleneck({"stages": {"plan": {"seconds": 0.0}}}) is None
+    assert reports.bottleneck({}) is None
+
+
+def test_failures_are_grouped_by_status_host_and_reason():
+    def item(item_id, url, status="gone", reason="404"):
+        return {"item_id": item_id, "img_url": url, "status": status, "reason": reason}
+
+    failures = [
+        item("1", "http://b/1.jpg"),
+        item("2", "http://user:secret@a:8080/2.jpg"),
+        item("3", "http://a:8080/3.jpg"),
+        item("4", "http://a:8080/4.jpg", reason=None),
+        item("5", None, "invalid_url"),
+        item("6", "http://[bad", "invalid_url"),
+    ]
+    groups = reports.grouped_failures({"failures": failures})
+    assert [(g.status, g.host, g.reason, [i["item_id"] for i in g.items]) for g in groups] == [
+        ("gone", "a:8080", "404", ["2", "3"]),
+        ("invalid_url", "no host", "404", ["5", "6"]),
+        ("gone", "a:8080", "", ["4"]),
+        ("gone", "b", "404", ["1"]),
+    ]
+    assert reports.grouped_failures({}) == []

@@ -453,3 +453,69 @@ def test_something_else_behind_the_url(image_server):
     search = SearchIndex(search_connection(f"http://{image_server.host}"), "img_list")
     with pytest.raises((ConfigurationError, ServiceUnavailableError), match=image_server.host):
         search.check()
+
+
+# Coverage ---------------------------------------------------------------------------------------
+
+SHOP = {
+    "1": ("00000010", "v1"),
+    "2": ("00000010", None),
+    "3": ("00000020", "v1"),
+    "4": ("00000020", "v2"),
+    "5": ("00000030", None),
+    "6": (None, "v1"),
+}
+
+
+@pytest.mark.parametrize("mapped", ["dynamically", "by_us"])
+def test_coverage_counts_documents_by_category(search, search_client, index, mapped):
+    if mapped == "by_us":
+        search.prepare()
+    else:
+        put(search_client, index, "1", category_id="00000010")
+        search.prepare()  # adds our fields; category_id stays text
+        assert properties(search_client, index)["category_id"]["type"] == "text"
+    for number, (item_id, (category, version)) in enumerate(SHOP.items(), 1):
+        fields = {"category_id": category} if category else {}
+        put(
+            search_client, index, item_id, **fields, **(with_feature("u", version, number) if version else {})
+        )
+
+    counted = search.coverage("v1")
+
+    assert (counted.documents, counted.current, counted.elsewhere) == (6, 3, 1)
+    assert [(c.category_id, c.documents, c.current) for c in counted.categories] == [
+        ("00000010", 2, 1),
+        ("00000020", 2, 1),
+        ("00000030", 1, 0),
+    ]
+    assert counted.versions == {"v1": 3, "v2": 1}
+
+
+def test_coverage_of_an_index_without_our_fields_is_nothing(search, search_client, index):
+    put(search_client, index, "1", category_id="00000010")
+    counted = search.coverage("v1")
+    assert (counted.documents, counted.current, counted.versions) == (1, 0, {})
+
+
+def test_coverage_says_what_is_missing(search, search_client, index):
+    with pytest.raises(ConfigurationError, match=f"no index {index} .* set FEATURES_INDEX"):
+        search.coverage("v1")
+    search_client.indices.create(index=index, mappings={"properties": {"category_id": {"type": "text"}}})
+    with pytest.raises(ConfigurationError, match="cannot be counted by category_id"):
+        search.coverage("v1")
+
+
+def test_coverage_takes_two_requests(search, search_client, index, monkeypatch):
+    put(search_client, index, "1", category_id="00000010")
+    asked = []
+    transport = search._client.transport
+    perform = transport.perform_request
+
+    def counting(method, target, *args, **kwargs):
+        asked.append(target.partition("?")[0])
+        return perform(method, target, *args, **kwargs)
+
+    monkeypatch.setattr(transport, "perform_request", counting)
+    search.coverage("v1")
+    assert asked == [f"/{index}/_field_caps", f"/{index}/_search"]

@@ -1,0 +1,88 @@
+"""Turns what a route found out into an HTML page."""
+
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+import jinja2
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+from fastapi import Request
+from fastapi.responses import HTMLResponse
+
+from plugins.feature_index.access import form_token
+
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
+    autoescape=True,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+
+
+def page(
+    request: Request, template: str, user: BaseUser | None, *, status: int = 200, **values: Any
+) -> HTMLResponse:
+    """A page made from a template, with the headers that keep it to itself.
+
+    Templates also get `root`, the path of our pages, `airflow`, that of Airflow, and `token` for forms.
+    """
+    root = request.scope["root_path"]
+    nonce = secrets.token_urlsafe(16)
+    html = _TEMPLATES.get_template(template).render(
+        values,
+        root=root,
+        airflow=root.rpartition("/")[0],
+        nonce=nonce,
+        token=form_token(user) if user else "",
+    )
+    # The style stands in the page: in a sandboxed frame the browser would ask for a file without log-in.
+    policy = (
+        f"default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self'; base-uri 'none'; "
+        "frame-ancestors 'self'"
+    )
+    headers = {
+        "Content-Security-Policy": policy,
+        "X-Content-Type-Options": "nosniff",
+        "Referrer-Policy": "same-origin",
+        "Cache-Control": "no-store",
+    }
+    return HTMLResponse(html, status, headers)
+
+
+def _link(url: str | None) -> str | None:
+    """A stranger's URL where it may become a link: http(s) alone."""
+    try:
+        parts = urlsplit(url or "")
+    except ValueError:
+        return None
+    return url if parts.scheme in ("http", "https") and parts.netloc else None
+
+
+def _time(value: str | datetime | None) -> str:
+    if value is None:
+        return "-"
+    time = datetime.fromisoformat(value) if isinstance(value, str) else value
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M}"
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:,}"
+
+
+def _percent(part: int, whole: int) -> str:
+    """A share that says 100 % only where nothing is missing."""
+    if not whole:
+        return "-"
+    return "100 %" if part == whole else f"{min(part / whole, 0.999):.1%}".replace("%", " %")
+
+
+_TEMPLATES.filters |= {
+    "link": _link,
+    "time": _time,
+    "number": _number,
+    "segment": lambda t: quote(t, safe=""),
+}
+_TEMPLATES.globals["percent"] = _percent

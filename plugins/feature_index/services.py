@@ -1,0 +1,27 @@
+"""The shop's services as the API server reaches them, through Airflow's connections."""
+
+from airflow.exceptions import AirflowNotFoundException
+from airflow.models import Connection as AirflowConnection
+
+from tasks.connections import LEDGER, Connection, search_found_by
+from tasks.ledger import Ledger
+from tasks.search import SearchIndex
+from tasks.settings import Settings
+
+
+def search_index(settings: Settings) -> SearchIndex:
+    """The shop's index; raises ConfigurationError where there is no connection shop_search."""
+    return SearchIndex(search_found_by(_find), settings.index)
+
+
+def ledger(settings: Settings) -> Ledger:
+    """The ledger of failures."""
+    return Ledger(_find(LEDGER), settings)
+
+
+def _find(conn_id: str) -> Connection | None:
+    try:
+        found = AirflowConnection.get_connection_from_secrets(conn_id)
+    except AirflowNotFoundException:
+        return None
+    return Connection.from_airflow(conn_id, found)

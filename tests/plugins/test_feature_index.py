@@ -1,0 +1,533 @@
+"""The Feature index pages inside a real Airflow, with its log-in and its DAGs, and a real Elasticsearch."""
+
+import json
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+from local_stack.airflow import Airflow
+from tasks import reports, summarise
+from tasks.errors import RunFailedError
+from tasks.ledger import Ledger, Outcome
+from tasks.runs import Plan, Request
+from tasks.search import FEATURE, URL, VERSION, SearchIndex
+from tasks.settings import REPOSITORY, Settings
+from tasks.statuses import Status
+from tests.shop_fixtures import NOON, search_connection, some_vector
+
+NIGHTLY, BACKFILL, RETRY = "nightly_feature_index", "category_backfill", "retry_failed_images"
+HOSTILE = '<script>alert(1)</script>"onload='
+
+# Asked in a process of its own with the running Airflow's settings, as they cannot change within ours.
+ASK = """
+import json, sys
+from airflow.api_fastapi.app import create_app, get_auth_manager
+from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from airflow import plugins_manager
+from plugins.feature_index.app import create_app as pages
+from tasks.model import feature_version
+from tasks.settings import Settings
+create_app("core")
+tokens = {
+    role: get_auth_manager().generate_jwt(SimpleAuthManagerUser(username=role, role=role))
+    for role in ("admin", "viewer")
+}
+tokens["nobody"] = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="nobody", role=None))
+routes = []
+def walk(routes_):
+    for route in routes_:
+        if hasattr(route, "methods"):
+            routes.extend([method, route.path] for method in route.methods)
+        else:
+            walk(route.original_router.routes)
+walk(pages().routes)
+plugins, errors = plugins_manager._get_plugins()
+answer = {"tokens": tokens, "routes": routes, "version": feature_version(Settings.load()),
+    "plugins": [p.name for p in plugins if "/plugins/" in str(p.source) or p.name == "feature_index"],
+    "errors": errors}
+print("ANSWER" + json.dumps(answer))
+"""
+
+
+# The same Airflow as it is served under a path.
+ASK_UNDER_A_PATH = """
+import os, sys
+from fastapi.testclient import TestClient
+from airflow.api_fastapi.app import create_app
+client = TestClient(create_app("core"), cookies={"_token": sys.argv[1]})
+answer = client.get(sys.argv[2])
+assert answer.status_code == 200, answer.text
+print("ANSWER" + answer.text)
+"""
+
+
+@dataclass
+class Site:
+    """A running Airflow with our pages, and what the shop behind it holds."""
+
+    airflow: Airflow
+    settings: Settings
+    answer: dict[str, Any]
+
+    def ask(self, method: str, path: str, role: str | None = "admin", **options: Any) -> requests.Response:
+        """A request as the browser of a user of this role makes it; None is nobody logged in."""
+        cookies = {"_token": self.answer["tokens"][role]} if role else {}
+        url = f"{self.airflow.url}/feature-index{path}"
+        return requests.request(
+            method, url, cookies=cookies, timeout=30, **{"allow_redirects": False} | options
+        )
+
+    def form_token(self, role: str = "admin") -> str:
+        """The token in a page's form."""
+        form = Read.of(self.ask("GET", "/backfill?category_id=00000020", role).text)
+        return form.values["token"]
+
+
+class Read(HTMLParser):
+    """What a test looks for in a page."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.values: dict[str, str] = {}
+        self.tags: set[str] = set()
+        self.hrefs: set[str] = set()
+
+    @classmethod
+    def of(cls, page: str) -> "Read":
+        """Read a page."""
+        read = cls()
+        read.feed(page)
+        return read
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        """Note it."""
+        self.tags.add(tag)
+        given = dict(attrs)
+        if tag == "input" and given.get("name"):
+            self.values[given["name"] or ""] = given.get("value") or ""
+        if given.get("href"):
+            self.hrefs.add(given["href"] or "")
+
+
+def write_report(settings: Settings, dag: str, run: str, **changes: Any) -> None:
+    """A report as a run writes it."""
+    end = datetime.now(UTC) - timedelta(hours=1)
+    report = {
+        "dag": dag,
+        "run": run,
+        "interval": {"start": (end - timedelta(days=1)).isoformat(), "end": end.isoformat()},
+        "retry": None,
+        "dry_run": False,
+        "planned": 10,
+        "counts": {"current": 4, "indexed": 3, "gone": 3},
+        "failures": [],
+        "notices": [],
+        "reasons": [],
+        "state": "success",
+        "seconds": 12.5,
+        "bytes": 4_000_000,
+        "requests": 6,
+        "chunks": 1,
+        "precision": "float32",
+        "device": "cpu",
+        "finished_at": end.isoformat(),
+        "stages": {
+            "plan": {"items": 10, "seconds": 0.1, "items_per_second": 100.0},
+            "download": {"items": 6, "seconds": 1.5, "items_per_second": 4.0},
+            "extract": {"items": 6, "seconds": 8.0, "items_per_second": 0.75},
+            "index": {"items": 6, "seconds": 0.5, "items_per_second": 12.0},
+        },
+    }
+    path = reports.path(Request(dag, run), settings)
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(report | changes))
+
+
+@pytest.fixture(scope="module")
+def site(
+    tmp_path_factory: pytest.TempPathFactory, elasticsearch_url: str, search_client: Any
+) -> Iterator[Site]:
+    folder = tmp_path_factory.mktemp("pages")
+    digests = REPOSITORY / "var" / "weight_digests"
+    if digests.is_dir():  # else the weights are read anew, which takes ten seconds
+        shutil.copytree(digests, folder / "var" / "weight_digests")
+    index = f"test-{uuid.uuid4().hex}"
+    settings = Settings(data_dir=folder / "var", index=index)
+    environment = {
+        "AIRFLOW_CONN_SHOP_SEARCH": elasticsearch_url,
+        "FEATURES_INDEX": index,
+        "FEATURES_DATA_DIR": str(settings.data_dir),
+    }
+    airflow = Airflow.start(folder / "airflow", shop_env=environment)
+    try:
+        asked = subprocess.run(
+            [sys.executable, "-c", ASK],
+            env=os.environ | airflow.environment,
+            cwd=folder,
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert asked.returncode == 0, asked.stderr
+        answer = json.loads(asked.stdout.partition("ANSWER")[2])
+        fill_index(search_client, elasticsearch_url, index, answer["version"])
+        yield Site(airflow, settings, answer)
+    finally:
+        airflow.stop()
+        search_client.indices.delete(index=index, ignore_unavailable=True)
+
+
+def fill_index(client: Any, url: str, index: str, version: str) -> None:
+    """Documents as the core server writes them: two of 00000010 with features, one of two of 00000020."""
+    shop = {"1": "00000010", "2": "00000010", "3": "00000020", "4": "00000020", "5": HOSTILE}
+    for item_id, category_id in shop.items():
+        client.index(index=index, id=item_id, document={"item_id": item_id, "category_id": category_id})
+    SearchIndex(search_connection(url), index).prepare()
+    for item_id in ("1", "2", "3"):
+        feature = {FEATURE: some_vector(int(item_id)).tolist(), VERSION: version, URL: "u"}
+        client.update(index=index, id=item_id, doc=feature)
+    client.indices.refresh(index=index)
+
+
+def paths(site: Site) -> list[tuple[str, str]]:
+    filled = {"{dag_id}": NIGHTLY, "{run_id}": "any"}
+    found = []
+    for method, path in site.answer["routes"]:
+        for name, value in filled.items():
+            path = path.replace(name, value)
+        found.append((method, path))
+    return found
+
+
+# Rights -----------------------------------------------------------------------------------------
+
+
+def test_airflow_loads_the_plugin_and_none_of_its_parts_as_another(site: Site) -> None:
+    assert site.answer["plugins"] == ["feature_index"]
+    assert site.answer["errors"] == {}
+
+
+def test_every_route_refuses_those_who_are_not_logged_in_or_have_no_rights(site: Site) -> None:
+    assert len(site.answer["routes"]) >= 7
+    for method, path in paths(site):
+        assert site.ask(method, path, None).status_code == 401, (method, path)
+        assert site.ask(method, path, "nobody").status_code == 403, (method, path)
+    for path in ("/docs", "/openapi.json", "/redoc"):
+        assert site.ask("GET", path, None).status_code in (401, 404)
+
+
+def test_a_viewer_reads_every_page_and_starts_nothing(site: Site) -> None:
+    for method, path in paths(site):
+        answer = site.ask(method, path, "viewer", data={"token": site.form_token("viewer")})
+        if method == "GET":
+            assert answer.status_code in (200, 422), path  # 422: it needs to know a category
+        else:
+            assert answer.status_code == 403, path
+    assert dag_runs(site, BACKFILL) == []
+
+
+def dag_runs(site: Site, dag_id: str) -> list[dict[str, Any]]:
+    return site.airflow._call("GET", f"/api/v2/dags/{dag_id}/dagRuns")["dag_runs"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Origin": "http://evil.example"},
+        {"Origin": "null"},
+    ],
+)
+def test_forms_of_other_sites_are_refused(site: Site, headers: dict[str, str]) -> None:
+    body = {"token": site.form_token(), "category_id": "00000020"}
+    for method, path in paths(site):
+        if method != "GET":
+            assert site.ask(method, path, data=body, headers=headers).status_code == 403
+    assert dag_runs(site, BACKFILL) == []
+
+
+def test_a_form_needs_its_users_own_token(site: Site) -> None:
+    for token in ("", "x", site.form_token("viewer")):
+        answer = site.ask("POST", "/backfill", data={"token": token, "category_id": "00000020"})
+        assert answer.status_code == 403
+        assert "expired" in answer.text
+    assert dag_runs(site, BACKFILL) == []
+
+
+# Coverage and backfill --------------------------------------------------------------------------
+
+
+def test_coverage_tells_of_each_category_and_links_its_gap(site: Site) -> None:
+    answer = site.ask("GET", "/", "viewer")
+    assert answer.status_code == 200
+    assert "3 of 5 documents" in " ".join(answer.text.split())
+    assert "60.0 %" in answer.text
+    assert "No nightly run has succeeded yet" in answer.text
+    read = Read.of(answer.text)
+    assert "/feature-index/backfill?category_id=00000020" in read.hrefs
+    assert "/feature-index/backfill?category_id=00000010" not in read.hrefs
+
+
+def test_pages_keep_to_themselves_and_strangers_text_stays_text(site: Site) -> None:
+    failures = [
+        {"item_id": HOSTILE, "img_url": "javascript:alert(1)", "status": "invalid_url", "reason": HOSTILE},
+        {"item_id": "2", "img_url": "https://img.example/2.jpg", "status": "gone", "reason": "404"},
+    ]
+    write_report(site.settings, RETRY, "hostile", failures=failures, notices=[HOSTILE])
+    for path in ("/", "/runs", "/failures", f"/runs/{RETRY}/hostile"):
+        answer = site.ask("GET", path)
+        assert answer.status_code == 200, answer.text
+        read = Read.of(answer.text)
+        assert "script" not in read.tags
+        assert not [href for href in read.hrefs if href.startswith("javascript")]
+        policy = answer.headers["Content-Security-Policy"]
+        assert "default-src 'none'" in policy
+        assert "frame-ancestors 'self'" in policy
+        assert "unsafe" not in policy
+        assert answer.headers["X-Content-Type-Options"] == "nosniff"
+        assert answer.headers["Referrer-Policy"] == "same-origin"
+    assert "https://img.example/2.jpg" in read.hrefs
+
+
+def test_a_gap_becomes_a_backfill_in_the_users_name(site: Site) -> None:
+    preview = site.ask("GET", "/backfill?category_id=00000020").text
+    assert "2 documents, 1 with a feature" in " ".join(preview.split())
+    assert dag_runs(site, BACKFILL) == []  # looking starts nothing
+
+    body = {"token": site.form_token(), "category_id": "00000020"}
+    origin = {"Origin": site.airflow.url, "Sec-Fetch-Site": "same-origin"}
+    answer = site.ask("POST", "/backfill", data=body, headers=origin)
+
+    assert answer.status_code == 303, answer.text
+    (run,) = dag_runs(site, BACKFILL)
+    assert run["conf"] == {"category_ids": ["00000020"]}
+    assert run["triggering_user_name"] == "admin"
+    assert answer.headers["Location"].startswith(f"/feature-index/runs/{BACKFILL}/manual__")
+    page = requests.get(
+        site.airflow.url + answer.headers["Location"],
+        cookies={"_token": site.answer["tokens"]["admin"]},
+        timeout=30,
+    )
+    assert "no report yet" in page.text
+
+
+def test_airflow_checks_what_a_backfill_is_asked_for(site: Site) -> None:
+    before = dag_runs(site, BACKFILL)
+    answer = site.ask("POST", "/backfill", data={"token": site.form_token(), "category_id": "x"})
+    assert answer.status_code == 400
+    assert dag_runs(site, BACKFILL) == before
+    assert site.ask("GET", "/backfill?category_id=00000099").status_code == 404
+
+
+# Runs -------------------------------------------------------------------------------------------
+
+
+def test_a_report_shows_its_counts_and_bottleneck(site: Site) -> None:
+    write_report(site.settings, NIGHTLY, "scheduled__2026-10-02T15:00:00+00:00")
+    address = f"/runs/{NIGHTLY}/scheduled__2026-10-02T15%3A00%3A00%2B00%3A00"
+    assert f"/feature-index{address}" in links(site, "/runs")
+    assert f"/feature-index{address}" in links(site, f"/runs?dag={NIGHTLY}")
+    assert f"/feature-index{address}" in links(site, "/")
+    assert f"/feature-index{address}" not in links(site, f"/runs?dag={BACKFILL}")
+    assert "No nightly run has succeeded" not in site.ask("GET", "/").text
+    text = site.ask("GET", address).text
+    extract = text[text.index('<th scope="row">extract') :]
+    assert "Bottleneck." in extract[: extract.index("</tr>")]
+    assert text.count("Bottleneck.") == 1
+    assert f"/dags/{address.removeprefix('/runs/').replace('/', '/runs/')}" in links(site, address)
+
+
+def links(site: Site, path: str) -> set[str]:
+    read = Read.of(site.ask("GET", path).text)
+    return read.hrefs
+
+
+def test_reports_of_runs_that_only_looked_or_were_never_planned_are_shown(site: Site) -> None:
+    look = Request(BACKFILL, "look", category_ids=("00000020",), dry_run=True)
+    plan = Plan(
+        folder=Path("plan-1"),
+        request=look,
+        feature_version="v",
+        planned=3,
+        current=1,
+        created_at=NOON,
+        preview={"bytes": 5_500_000, "seconds": 41.0, "from_runs": 2},
+    )
+    summarise.run(plan, site.settings, Ledger(None, site.settings))
+    with pytest.raises(RunFailedError):
+        summarise.run_without_plan(NIGHTLY, "unplanned", site.settings)
+    for path in ("/", "/runs"):
+        assert site.ask("GET", path).status_code == 200
+    looked = site.ask("GET", f"/runs/{BACKFILL}/look").text
+    assert "to_do" in looked
+    assert "5.5 MB of pictures and 41 s" in looked
+    assert "planning did not finish" in site.ask("GET", f"/runs/{NIGHTLY}/unplanned").text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/runs/..%2F..%2Fsecret/x",
+        f"/runs/{NIGHTLY}/..",
+        f"/runs/{NIGHTLY}/%2E%2E",
+        f"/runs/{NIGHTLY}/..%2F..%2Fetc",
+        f"/runs/{NIGHTLY}/%2e%2e%2fsecret",
+        f"/runs/{NIGHTLY}/a%00b",
+        "/runs/another_dag/x",
+        "/runs?dag=../*",
+    ],
+)
+def test_no_name_leads_out_of_the_data_dir(site: Site, path: str) -> None:
+    outside = site.settings.data_dir.parent / "report.json"
+    outside.write_text(json.dumps({"secret": "found"}))
+    session = requests.Session()
+    prepared = requests.Request(
+        "GET", site.airflow.url, cookies={"_token": site.answer["tokens"]["admin"]}
+    ).prepare()
+    prepared.url = f"{site.airflow.url}/feature-index{path}"  # as it is, without normalising
+    answer = session.send(prepared, timeout=30)
+    assert answer.status_code == 404 or f"/runs/{NIGHTLY}/.." in path
+    assert "found" not in answer.text.lower().replace("not found", "")
+
+
+def test_links_hold_under_a_path(site: Site) -> None:
+    write_report(site.settings, BACKFILL, "under a path")
+    asked = subprocess.run(
+        [
+            sys.executable,
+            *("-c", ASK_UNDER_A_PATH, site.answer["tokens"]["admin"]),
+            f"/shop/airflow/feature-index/runs/{BACKFILL}/under%20a%20path",
+        ],
+        env=os.environ
+        | site.airflow.environment
+        | {"AIRFLOW__API__BASE_URL": "http://x.example/shop/airflow"},
+        cwd=site.airflow.home,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert asked.returncode == 0, asked.stderr
+    read = Read.of(asked.stdout.partition("ANSWER")[2])
+    assert read.hrefs >= {
+        "/shop/airflow/feature-index/",
+        "/shop/airflow/feature-index/runs",
+        "/shop/airflow/feature-index/failures",
+        f"/shop/airflow/dags/{BACKFILL}/runs/under%20a%20path",
+    }
+    assert all(href.startswith(("/shop/airflow/", "#")) for href in read.hrefs)
+
+
+# Failures ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def book(site: Site) -> Iterator[sqlite3.Connection]:
+    """Sixty failures of one minute each, written through the ledger; the SQL to look them up with."""
+    plan = Plan(
+        folder=Path("plan-1"),
+        request=Request(NIGHTLY, "r"),
+        feature_version="v",
+        planned=60,
+        current=0,
+        created_at=NOON,
+    )
+    gone = [Outcome(f"g{n:02}", "00000020", "javascript:alert(1)", Status.GONE, HOSTILE) for n in range(57)]
+    large = [Outcome(f"t{n}", "00000010", "http://img/1.jpg", Status.TOO_LARGE, None) for n in range(3)]
+    Ledger(None, site.settings).record(plan, gone + large, now=NOON)
+    with closing(sqlite3.connect(site.settings.data_dir / "ledger.db")) as connection:
+        yield connection
+    (site.settings.data_dir / "ledger.db").unlink()
+
+
+def shown_items(page: str) -> list[str]:
+    return re.findall(r'<tr><th scope="row">([gt]\d+)</th>', page)
+
+
+@pytest.mark.parametrize(
+    ("query", "condition", "order"),
+    [
+        ("", "true", "last_at desc, item_id desc"),
+        ("sort=item", "true", "item_id"),
+        ("status=too_large&sort=item", "status = 'too_large'", "item_id"),
+        ("category_id=00000020&sort=item", "category_id = '00000020'", "item_id"),
+        ("item_id=g07", "item_id = 'g07'", "item_id"),
+        ("item_id=g07&status=too_large", "false", "item_id"),
+    ],
+)
+def test_failures_are_filtered_sorted_and_paged(
+    site: Site, book: sqlite3.Connection, query: str, condition: str, order: str
+) -> None:
+    sql = f"select item_id from failures where {condition} order by {order}"
+    expected = [item_id for (item_id,) in book.execute(sql)]
+    seen: list[str] = []
+    path: str | None = f"/failures?{query}"
+    while path:
+        text = site.ask("GET", path, "viewer").text
+        seen += shown_items(text)
+        following = [href for href in Read.of(text).hrefs if "after_item_id=" in href]
+        path = following[0].removeprefix("/feature-index") if following else None
+    assert seen == expected
+
+
+def test_failures_say_why_and_when_and_what_is_given_up(site: Site, book: sqlite3.Connection) -> None:
+    page = site.ask("GET", "/failures?sort=item&item_id=t1").text
+    assert "given up" in page[page.index('<th scope="row">t1') :]
+    page = site.ask("GET", "/failures?sort=item&item_id=g01").text
+    row = page[page.index('<th scope="row">g01') :]
+    (next_at,) = book.execute("select next_at from failures where item_id = 'g01'").fetchone()
+    assert str(next_at)[:16] in row
+    assert "gone" in row
+    read = Read.of(page)
+    assert "script" not in read.tags
+    assert not [href for href in read.hrefs if href.startswith("javascript")]
+
+
+@pytest.mark.usefixtures("book")
+def test_a_failure_is_retried_in_the_users_name(site: Site) -> None:
+    token = site.form_token()
+    body = {"token": token, "item_id": "g07"}
+    assert site.ask("POST", "/failures/retry", data=body).status_code == 303
+    body = {"token": token, "status": "too_large", "category_id": "00000010"}
+    assert site.ask("POST", "/failures/retry", data=body).status_code == 303
+    assert site.ask("POST", "/failures/retry", data={"token": token, "status": "x"}).status_code == 400
+    runs = [run for run in dag_runs(site, RETRY) if run["run_type"] == "manual"]
+    assert {run["triggering_user_name"] for run in runs} == {"admin"}
+    confs = [run["conf"] for run in runs]
+    assert len(confs) == 2
+    assert {"item_ids": ["g07"]} in confs
+    assert {"category_ids": ["00000010"], "statuses": ["too_large"]} in confs
+
+
+def test_an_address_that_makes_no_sense_is_refused(site: Site) -> None:
+    for query in ("status=x", "sort=x", "after_last_at=x"):
+        assert site.ask("GET", f"/failures?{query}").status_code == 422
+
+
+# What is not there ------------------------------------------------------------------------------
+
+
+def test_pages_say_what_to_do_where_elasticsearch_lacks_the_index(site: Site, search_client: Any) -> None:
+    index = site.settings.index
+    search_client.indices.close(index=index)
+    try:
+        answer = site.ask("GET", "/")
+        assert answer.status_code in (500, 503)
+        assert index in answer.text
+    finally:
+        search_client.indices.open(index=index, wait_for_active_shards=1)
+        search_client.cluster.health(index=index, wait_for_status="yellow")
