@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import airflow_cost, failing_items, retrieval
+from benchmarks import airflow_cost, download, failing_items, retrieval
 from benchmarks.figures import Figure, table
 from benchmarks.shop import running_shop
 from tasks import files
@@ -30,6 +30,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "retrieval": _retrieval,
     "airflow_cost": _airflow_cost,
     "failing_items": lambda arguments: failing_items.measure(arguments.photos),
+    "download": lambda arguments: download.measure(arguments.photos, arguments.rounds),
 }
 
 
@@ -91,7 +92,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_rounds,
         default=3,
         metavar="N",
-        help="pairs of runs that airflow_cost takes the median of (default: %(default)s)",
+        help="pairs of runs that airflow_cost and download take the median of (default: %(default)s)",
     )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
     return parser
