@@ -44,7 +44,8 @@ lock: $(INSTALLED)  ## requirements.in -> requirements.txt, and the same for the
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes requirements.in -o requirements.txt
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes requirements-dev.in -o requirements-dev.txt
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes requirements-gpu.in -o requirements-gpu.txt
-	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes benchmarks/requirements.in -o benchmarks/requirements.txt
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes benchmarks/openvino.in -o benchmarks/openvino.txt
+	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes benchmarks/img2dataset.in -o benchmarks/img2dataset.txt
 
 # A folder that is half-installed has no stamp, so that the next call begins again. uv installs in a fifth of
 # pip's time; pip steps in where a network lets only pip through, as some companies' settings do.

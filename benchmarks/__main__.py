@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks import (
     airflow_cost,
+    download,
     failing_items,
     index_types,
     indexing,
@@ -40,6 +41,7 @@ def _index_types(arguments: argparse.Namespace) -> list[Figure]:
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "pipeline": lambda arguments: pipeline.measure(arguments.photos, arguments.rounds),
     "model_speed": lambda arguments: model_speed.measure(arguments.photos, arguments.rounds),
+    "download": lambda arguments: download.measure(arguments.photos, arguments.rounds),
     "indexing": lambda arguments: indexing.measure(arguments.photos, arguments.rounds),
     "planning": lambda arguments: planning.measure(arguments.photos, arguments.rounds),
     "airflow_cost": lambda arguments: airflow_cost.measure(arguments.photos, arguments.rounds),
@@ -108,7 +110,7 @@ def _parser() -> argparse.ArgumentParser:
         type=_rounds,
         default=3,
         metavar="N",
-        help="rounds that airflow_cost, pipeline and model_speed take the median of (default: %(default)s)",
+        help="rounds that medians are taken of (default: %(default)s)",
     )
     parser.add_argument(
         "--record", action="store_true", help="keep the figures in docs/ and in the README's table"

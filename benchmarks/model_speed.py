@@ -1,6 +1,6 @@
 """The model alone, as the runs load it, against OpenVINO on the same CPU, both in bfloat16.
 
-OpenVINO reads the same SavedModel in an environment of its own, made here from benchmarks/requirements.txt.
+OpenVINO reads the same SavedModel in an environment of its own, made here from benchmarks/openvino.txt.
 Both compute the same tensors by turns; each is taken in the batches, and OpenVINO with the number of streams,
 in which it is fastest by CPU time.
 """
@@ -19,7 +19,8 @@ import numpy as np
 from benchmarks import photo_server
 from benchmarks.figures import Figure
 from benchmarks.model_alone import Pace, pace
-from tasks.errors import RunFailedError, ServiceUnavailableError
+from benchmarks.rivals import python_with
+from tasks.errors import RunFailedError
 from tasks.machine import bfloat16_is_fast, cores
 from tasks.model import load
 from tasks.picture import decode, to_tensor
@@ -87,7 +88,7 @@ def _openvino(
     The first feature has to be about as expected.
     """
     with tempfile.TemporaryDirectory(prefix="openvino-") as folder:
-        python = _environment(Path(folder))
+        python = python_with("openvino")
         np.save(Path(folder) / "tensors.npy", tensors)
         script = REPOSITORY / "benchmarks" / "openvino_speed.py"
         process = subprocess.Popen(
@@ -116,18 +117,3 @@ def _openvino(
         finally:
             process.kill()
             process.wait()
-
-
-def _environment(folder: Path) -> Path:
-    print("Installing OpenVINO ...", file=sys.stderr, flush=True)
-    python = folder / "venv" / "bin" / "python"
-    locked = REPOSITORY / "benchmarks" / "requirements.txt"
-    options = ["-q", "--disable-pip-version-check", "--no-deps", "--require-hashes", "-r", str(locked)]
-    for command in (
-        [sys.executable, "-m", "venv", str(folder / "venv")],
-        [str(python), "-m", "pip", "install", *options],
-    ):
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode != 0:
-            raise ServiceUnavailableError(f"OpenVINO could not be installed: {done.stderr.strip()}")
-    return python
