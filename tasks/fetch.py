@@ -1,9 +1,11 @@
 """Fetches one picture over HTTP: checked addresses, capped bytes, limited time, no surprises."""
 
+import functools
 import http.client
 import io
 import socket
 import ssl
+import threading
 import time
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -12,12 +14,8 @@ from typing import Any
 from urllib.parse import urljoin, urlsplit
 
 import certifi
-from urllib3 import BaseHTTPResponse, PoolManager
-from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-from urllib3.exceptions import HTTPError, ReadTimeoutError
-from urllib3.util import Retry, Timeout, parse_url
-from urllib3.util.connection import create_connection
+from urllib3.util import Url, parse_url
+from urllib3.util.wait import wait_for_read
 
 from tasks.addresses import AddressPolicy, RefusedURLError
 from tasks.settings import Settings
@@ -32,7 +30,8 @@ _RECEIVE_BYTES = 65_536
 _LONGEST_ABSENCE = 365 * 86_400.0
 """Seconds: what is taken of a Retry-After that names more."""
 
-_NO_RETRIES = Retry(False)
+_PORTS = {"http": 80, "https": 443}
+_REDIRECTS = (301, 302, 303, 307, 308)
 
 _deadline: ContextVar[float] = ContextVar("deadline")
 """When the fetch of this thread has to be over, by time.monotonic()."""
@@ -57,11 +56,8 @@ class Fetcher:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        # urllib3 by itself asks no proxy, reads no .netrc and keeps no cookie.
-        self._pools = PoolManager(
-            num_pools=settings.downloads, maxsize=settings.downloads, ca_certs=certifi.where()
-        )
-        self._pools.pool_classes_by_scheme = _checked_pools(AddressPolicy(settings.image_hosts))
+        self._policy = AddressPolicy(settings.image_hosts)
+        self._idle = _IdleConnections(settings.downloads)
         # Encodings are refused: pictures are compressed already, and small bytes must not grow large.
         self._headers = {
             "User-Agent": settings.user_agent,
@@ -74,62 +70,62 @@ class Fetcher:
         _deadline.set(time.monotonic() + self._settings.transfer_timeout)
         try:
             for _ in range(_MAX_REDIRECTS + 1):
-                response = self._answer(check_url(url))
-                try:
-                    location = response.get_redirect_location()
-                    if not location:
-                        return self._taken(response)
-                finally:
-                    # A connection whose answer was read to its end is back in its pool by now.
-                    response.close()
-                # Headers are read as Latin-1, and what is not ASCII in this one is UTF-8.
-                url = urljoin(url, location.encode("latin-1").decode())
+                fetched = self._ask(_parts(check_url(url)))
+                if isinstance(fetched, Fetched):
+                    return fetched
+                url = urljoin(url, fetched)
             return Fetched(status=Status.UNREACHABLE, reason=f"more than {_MAX_REDIRECTS} redirects")
         except RefusedURLError as error:
             return Fetched(status=error.status, reason=error.reason)
+        except (OSError, http.client.HTTPException) as error:
+            return _network_failure(error, self._settings)
         except ValueError as error:
             # Every library on the way says so, in a class of its own, of a URL it cannot take apart.
             return Fetched(status=Status.INVALID_URL, reason=f"not a URL: {error}"[:300])
-        except (HTTPError, OSError) as error:
-            return _network_failure(error, self._settings)
 
-    def _answer(self, url: str) -> BaseHTTPResponse:
-        """The answer to one request, its headers read and its body not."""
-        # This library may read an odd URL in another way than check_url did, and its way is what counts.
-        parts = parse_url(url.lstrip())
-        if parts.scheme not in ("http", "https") or not parts.host or parts.auth is not None:
-            raise ValueError("it can be read in more than one way")
-        if parts.host.startswith((".", "*")):
-            raise ValueError("no host has such a name")
-        pool = self._pools.connection_from_host(parts.host, parts.port, parts.scheme)
-        return pool.urlopen(
-            "GET",
-            parts.request_uri,
-            headers=self._headers,
-            retries=_NO_RETRIES,
-            redirect=False,
-            assert_same_host=False,
-            timeout=Timeout(
-                connect=_time_left(self._settings.connect_timeout), read=self._settings.read_timeout
-            ),
-            preload_content=False,
-            decode_content=False,
-        )
+    def _ask(self, url: Url) -> Fetched | str:
+        """What one request ended with; where the answer is a redirect, its target."""
+        server = (str(url.scheme), str(url.host), url.port or _PORTS[str(url.scheme)])
+        connection = self._idle.take(server)
+        if connection is None:
+            tls = self._tls if url.scheme == "https" else None
+            connection = _Connection(server, self._policy, tls, self._settings)
+        try:
+            connection.request("GET", url.request_uri, headers=self._headers)
+            response = connection.getresponse()
+            location = response.getheader("location") if response.status in _REDIRECTS else None
+            # Headers are read as Latin-1, and what is not ASCII in this one is UTF-8.
+            result = location.encode("latin-1").decode() if location else self._taken(response)
+            if response.isclosed() and not response.will_close:
+                if connection.sock.gettimeout() != self._settings.read_timeout:
+                    connection.sock.settimeout(self._settings.read_timeout)
+                self._idle.put(connection)
+                connection = None
+            return result
+        finally:
+            if connection is not None:
+                connection.close()
 
-    def _taken(self, response: BaseHTTPResponse) -> Fetched:
+    def _taken(self, response: http.client.HTTPResponse) -> Fetched:
         if response.status != 200:
             return _refused(response)
         limit = self._settings.max_image_bytes
-        announced = response.length_remaining
-        if announced is not None and announced > limit:
-            return Fetched(status=Status.TOO_LARGE, reason=f"{announced} bytes, more than {limit}")
+        if response.length is not None and response.length > limit:
+            return Fetched(status=Status.TOO_LARGE, reason=f"{response.length} bytes, more than {limit}")
         content = b""
-        # Again at the end: urllib3 says only then that an answer was cut short.
         while part := response.read(limit + 1 - len(content)):
             content = content + part if content else part
             if len(content) > limit:
                 return Fetched(status=Status.TOO_LARGE, reason=f"more than {limit} bytes")
+        if response.length:
+            raise http.client.IncompleteRead(content, response.length)
         return Fetched(content=content)
+
+    @functools.cached_property
+    def _tls(self) -> ssl.SSLContext:
+        context = ssl.create_default_context(cafile=certifi.where())
+        context.set_alpn_protocols(["http/1.1"])
+        return context
 
 
 def check_url(url: str | None) -> str:
@@ -159,7 +155,21 @@ def check_url(url: str | None) -> str:
     return url
 
 
-def _refused(response: BaseHTTPResponse) -> Fetched:
+def _parts(url: str) -> Url:
+    """A checked URL as what is connected to and asked for, encoded.
+
+    Raises:
+        ValueError: it cannot be taken apart, or in another way than it was checked.
+    """
+    parts = parse_url(url.lstrip())
+    if parts.scheme not in _PORTS or not parts.host or parts.auth is not None:
+        raise ValueError("it can be read in more than one way")
+    if parts.host.startswith((".", "*")):
+        raise ValueError("no host has such a name")
+    return parts
+
+
+def _refused(response: http.client.HTTPResponse) -> Fetched:
     code = response.status
     reason = f"the server answered {code}"
     if code in (404, 410):
@@ -181,9 +191,9 @@ def _refused(response: BaseHTTPResponse) -> Fetched:
     return Fetched(status=Status.NOT_A_PICTURE, reason=reason)
 
 
-def _retry_after(response: BaseHTTPResponse) -> float | None:
+def _retry_after(response: http.client.HTTPResponse) -> float | None:
     """Seconds, from either of the header's two forms: a number or a date."""
-    value = response.headers.get("retry-after", "").strip()
+    value = response.getheader("retry-after", "").strip()
     try:
         seconds = (
             float(value) if value.isdecimal() else parsedate_to_datetime(value).timestamp() - time.time()
@@ -206,97 +216,145 @@ def _time_left(at_most: float) -> float:
 
 
 def _network_failure(error: Exception, settings: Settings) -> Fetched:
-    # urllib3 wraps the cause; the innermost says most, and names no credentials.
-    cause: BaseException = error
-    while (
-        isinstance(cause, HTTPError)
-        and cause.args
-        and isinstance(inner := getattr(cause, "reason", None) or cause.args[-1], BaseException)
-    ):
-        cause = inner
     status = Status.UNREACHABLE
-    if isinstance(cause, TimeoutError | ReadTimeoutError):
+    if isinstance(error, TimeoutError):
         status = Status.TIMED_OUT
+        reason = str(error)
         if time.monotonic() >= _deadline.get():
             reason = f"not whole after {settings.transfer_timeout:g} s"
-        else:
-            reason = "no answer in time" if isinstance(cause, ReadTimeoutError) else str(cause)
-    elif isinstance(cause, ssl.SSLCertVerificationError):
-        reason = f"the server's certificate is refused: {cause.verify_message}"
+    elif isinstance(error, ssl.SSLCertVerificationError):
+        reason = f"the server's certificate is refused: {error.verify_message}"
     else:
-        reason = f"{type(cause).__name__}: {cause}"
+        reason = f"{type(error).__name__}: {error}"
     return Fetched(status=status, reason=reason[:300], worth_retrying=True, overloaded=True)
+
+
+Server = tuple[str, str, int]
+"""Scheme, host and port."""
+
+
+class _IdleConnections:
+    """Open connections that wait for another request, so many at most; safe to share between threads."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._connections: list[_Connection] = []
+        """The longest idle first."""
+
+    def take(self, server: Server) -> "_Connection | None":
+        """One to that server which it has not closed."""
+        while (connection := self._take_any(server)) is not None:
+            # Nothing was asked: what can be read is its end, or what nobody should read.
+            if connection.sock is not None and not wait_for_read(connection.sock, timeout=0):
+                return connection
+            connection.close()
+        return None
+
+    def put(self, connection: "_Connection") -> None:
+        """Keep one for later; where there are too many, the longest idle is closed."""
+        with self._lock:
+            self._connections.append(connection)
+            surplus = self._connections.pop(0) if len(self._connections) > self._most else None
+        if surplus is not None:
+            surplus.close()
+
+    def _take_any(self, server: Server) -> "_Connection | None":
+        with self._lock:
+            for place in reversed(range(len(self._connections))):
+                if self._connections[place].server == server:
+                    return self._connections.pop(place)
+        return None
 
 
 class _TimedReader(io.RawIOBase):
     """Reads a socket so that no receive lasts beyond the fetch's deadline."""
 
-    def __init__(self, connection: socket.socket, reader: io.RawIOBase) -> None:
+    def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
-        self._reader = reader
+        # The connection stays open as long as this is, also where http.client lets go of it.
+        self._reader = connection.makefile("rb", buffering=0)
         self._longest_silence = connection.gettimeout() or 0.0
 
     def readable(self) -> bool:
         return True
 
-    def readinto(self, buffer: Any) -> int | None:
+    def readinto(self, buffer: Any) -> int:
         seconds = _time_left(self._longest_silence)
+        # Only where it has to: each change gives the other threads their turn at the interpreter.
         if seconds < self._longest_silence:
             self._connection.settimeout(seconds)
-        return self._reader.readinto(buffer)
+        try:
+            return self._connection.recv_into(buffer)
+        except TimeoutError:
+            raise TimeoutError("no answer in time") from None
 
     def close(self) -> None:
         self._reader.close()
         super().close()
 
 
+class _Timed:
+    """A connection as http.client's responses take it."""
+
+    def __init__(self, connection: socket.socket) -> None:
+        self._connection = connection
+
+    def makefile(self, _: str) -> io.BufferedReader:
+        """Its reader."""
+        return io.BufferedReader(_TimedReader(self._connection), _RECEIVE_BYTES)
+
+
 class _TimedResponse(http.client.HTTPResponse):
     """A response whose headers and body both meet the deadline, however slowly they drip."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        self.fp: io.BufferedReader = io.BufferedReader(_TimedReader(sock, self.fp.detach()), _RECEIVE_BYTES)
+        super().__init__(_Timed(sock), *args, **kwargs)  # type: ignore[arg-type]
 
 
-class _CheckedConnection:
+class _Connection(http.client.HTTPConnection):
     """Connects to addresses that the policy has seen, not to whatever the name gives a moment later."""
 
-    policy: AddressPolicy
-    response_class: Any = _TimedResponse
+    response_class = _TimedResponse
 
-    def _new_conn(self: Any) -> socket.socket:
+    def __init__(
+        self, server: Server, policy: AddressPolicy, tls: ssl.SSLContext | None, settings: Settings
+    ) -> None:
+        self.server = server
+        scheme, host, port = server
+        super().__init__(host.strip("[]"), port)
+        self.default_port = _PORTS[scheme]
+        self._policy = policy
+        self._tls = tls
+        self._settings = settings
+
+    def connect(self) -> None:
+        """Connect within the time there is, with TLS where the scheme says so."""
+        connection = self._connected()
         try:
-            addresses = self.policy.addresses(self.host, self.port, _time_left(self.timeout))
+            if self._tls is not None:
+                connection.settimeout(_time_left(self._settings.connect_timeout))  # of the handshake
+                connection = self._tls.wrap_socket(connection, server_hostname=self.host.rstrip("."))
+        except BaseException:
+            connection.close()
+            raise
+        connection.settimeout(self._settings.read_timeout)
+        self.sock = connection
+
+    def _connected(self) -> socket.socket:
+        longest = self._settings.connect_timeout
+        try:
+            addresses = self._policy.addresses(self.host, self.port, _time_left(longest))
         except socket.gaierror as error:
             raise ConnectionError(f"the name {self.host} does not resolve: {error.strerror}") from error
         refusal: OSError | None = None
         for address in addresses:
             try:
-                connection = create_connection(
-                    (address, self.port), _time_left(self.timeout), socket_options=self.socket_options
-                )
+                connection = socket.create_connection((address, self.port), _time_left(longest))
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                return connection
             except TimeoutError as error:
                 raise TimeoutError(f"{self.host} did not accept a connection in time") from error
             except OSError as error:
                 refusal = error
-            else:
-                connection.settimeout(_time_left(self.timeout))  # of the TLS handshake
-                return connection
         raise ConnectionError(f"{self.host}:{self.port}: {refusal}")
-
-
-def _checked_pools(policy: AddressPolicy) -> dict[str, type]:
-    class PlainConnection(_CheckedConnection, HTTPConnection):
-        pass
-
-    class TLSConnection(_CheckedConnection, HTTPSConnection):
-        pass
-
-    class PlainPool(HTTPConnectionPool):
-        ConnectionCls = PlainConnection
-
-    class TLSPool(HTTPSConnectionPool):
-        ConnectionCls = TLSConnection
-
-    PlainConnection.policy = TLSConnection.policy = policy
-    return {"http": PlainPool, "https": TLSPool}

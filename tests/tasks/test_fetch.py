@@ -382,6 +382,39 @@ def test_a_connection_is_kept_for_the_next_picture(image_server: ScriptedServer,
     assert image_server.connections == 1
 
 
+def test_a_connection_that_the_server_has_ended_is_not_asked(
+    image_server: ScriptedServer, fetch: Any
+) -> None:
+    image_server.answer(
+        "/a.jpg", lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
+    )
+    assert fetch().content == b"abc"
+    time.sleep(0.3)
+    assert fetch().content == b"abc"
+    assert image_server.connections == 2
+
+
+def test_a_kept_connection_has_the_whole_time_again(image_server: ScriptedServer) -> None:
+    """The first picture ends just within its time, and the second is slow to begin."""
+    photo = PHOTO * 100
+    image_server.answer("/a.jpg", Reply(body=photo, delay=0.8))
+    image_server.answer("/b.jpg", Reply(body=photo, delay=0.5))
+    one = fetcher(image_server.host, read_timeout=5, transfer_timeout=1)
+    assert one.fetch(image_server.url("/a.jpg")).content == photo
+    assert one.fetch(image_server.url("/b.jpg")).content == photo
+    assert image_server.connections == 1
+
+
+def test_only_so_many_connections_are_kept() -> None:
+    with ScriptedServer() as first, ScriptedServer() as second, ScriptedServer() as third:
+        servers = [first, second, third]
+        one = fetcher(*(server.host for server in servers), downloads=2)
+        for server in [*servers, third, second, first]:
+            server.answer("/a.jpg", Reply(body=PHOTO))
+            assert one.fetch(server.url("/a.jpg")).content == PHOTO
+        assert [server.connections for server in servers] == [2, 1, 1]
+
+
 # Failures of the network
 
 
