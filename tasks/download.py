@@ -1,7 +1,6 @@
 """Stage 2: fetch each distinct URL of a chunk once, in parallel, and leave a pack of pictures."""
 
 import hashlib
-import queue
 import threading
 import time
 from collections import Counter
@@ -110,8 +109,7 @@ def _fetch_all(
         if answer is not None:
             yield _row(url, answer), 0
     fetcher = Fetcher(settings)
-    # Bounded: pictures wait here for the pack's writer, and their bytes are what memory holds.
-    results: Results = queue.Queue(settings.downloads)
+    results = _Results(settings.downloads)
     threads = [
         threading.Thread(target=_fetch_from, args=(hosts, fetcher, results, split), daemon=True)
         for _ in range(min(settings.downloads, hosts.waiting))
@@ -121,23 +119,65 @@ def _fetch_all(
         thread.start()
     try:
         while remaining:
-            result = results.get()
-            if isinstance(result, BaseException):
-                raise result
-            yield result
-            remaining -= 1
+            for result in results.take(at_least=min(remaining, max(1, settings.downloads // 2))):
+                if isinstance(result, BaseException):
+                    raise result
+                yield result
+                remaining -= 1
     finally:
         hosts.close()
-        while any(thread.is_alive() for thread in threads):
-            _drain(results)
-            threads[0].join(0.01)
-            threads = [thread for thread in threads if thread.is_alive()]
+        results.close()
+        for thread in threads:
+            thread.join()
 
 
-Results = queue.Queue[tuple[Row, int] | BaseException]
+class _Results:
+    """What the threads hand over to the pack's writer, and errors; it has room for so many.
+
+    They are pictures, and their bytes are what memory holds: those that the writer took last count until it
+    takes the next. It takes many at once, since to be woken for each would cost everybody two turns at the
+    interpreter.
+    """
+
+    def __init__(self, room: int) -> None:
+        self._room = room
+        self._waiting: list[tuple[Row, int] | BaseException] = []
+        self._taken = 0
+        self._wanted = 1
+        self._closed = False
+        lock = threading.Lock()
+        self._enough = threading.Condition(lock)
+        self._free = threading.Condition(lock)
+
+    def put(self, result: tuple[Row, int] | BaseException) -> None:
+        """Hand one over once there is room; after the end it is nobody's."""
+        with self._free:
+            while len(self._waiting) + self._taken >= self._room and not self._closed:
+                self._free.wait()
+            self._waiting.append(result)
+            if len(self._waiting) >= self._wanted or isinstance(result, BaseException):
+                self._wanted = 0
+                self._enough.notify()
+
+    def take(self, at_least: int) -> list[tuple[Row, int] | BaseException]:
+        """All that waits, once it is so many or there is an error among it."""
+        with self._enough:
+            self._wanted, self._taken = at_least, 0
+            self._free.notify_all()
+            while len(self._waiting) < self._wanted:
+                self._enough.wait()
+            results, self._waiting = self._waiting, []
+            self._taken = len(results)
+            return results
+
+    def close(self) -> None:
+        """Let every thread go that waits for room."""
+        with self._free:
+            self._closed = True
+            self._free.notify_all()
 
 
-def _fetch_from(hosts: HostQueues, fetcher: Fetcher, results: Results, split: Split) -> None:
+def _fetch_from(hosts: HostQueues, fetcher: Fetcher, results: _Results, split: Split) -> None:
     """One thread's work."""
     spent = {WAITING_FOR_SERVERS: 0.0, WAITING_FOR_TURNS: 0.0, WRITING: 0.0}
     since = time.monotonic()
@@ -169,8 +209,3 @@ def _row(url: str | None, fetched: Fetched) -> Row:
         return {"img_url": url, "status": fetched.status, "reason": fetched.reason}
     sha256 = hashlib.sha256(fetched.content).hexdigest()
     return {"img_url": url, "content": fetched.content, "sha256": sha256}
-
-
-def _drain(results: Results) -> None:
-    while not results.empty():
-        results.get_nowait()

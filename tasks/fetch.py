@@ -146,7 +146,7 @@ def check_url(url: str | None) -> str:
                 reason = "the URL is neither http nor https"
             elif not parts.hostname:
                 reason = "the URL names no host"
-            elif parts.username is not None or parts.password is not None:
+            elif "@" in parts.netloc:
                 reason = "the URL carries a user name"
         except ValueError as error:
             reason = f"not a URL: {error}"

@@ -120,7 +120,14 @@ def writing(path: Path, schema: pa.Schema) -> Iterator[Writer]:
     """
     with (
         files.appearing_whole(path, keep_first=True) as temporary,
-        pq.ParquetWriter(temporary, schema, compression="none", write_page_checksum=True) as file,
+        pq.ParquetWriter(
+            temporary,
+            schema,
+            compression="none",
+            # Pictures and vectors never repeat.
+            use_dictionary=[column.name for column in schema if column.type == pa.string()],
+            write_page_checksum=True,
+        ) as file,
     ):
         writer = Writer(schema, file)
         yield writer
