@@ -32,6 +32,7 @@ VALUES: dict[str, tuple[str, str, Any]] = {
     "FEATURES_USER_AGENT": ("user_agent", "shop/1 (ops@shop.example)", "shop/1 (ops@shop.example)"),
     "FEATURES_BATCH_SIZE": ("batch_size", "64", 64),
     "FEATURES_BULK_SIZE": ("bulk_size", "100", 100),
+    "FEATURES_BULK_REQUESTS": ("bulk_requests", "2", 2),
     "FEATURES_RETRY_ATTEMPTS": ("retry_attempts", "3", 3),
     "FEATURES_RETRY_FIRST_HOURS": ("retry_first_hours", "0.5", 0.5),
     "FEATURES_KEEP_DAYS": ("keep_days", "30", 30.0),
@@ -107,6 +108,7 @@ def test_an_empty_variable_means_the_default(variable: str, monkeypatch: pytest.
         ("FEATURES_IMAGE_HOSTS", "cdn.example.com,cdn.example.com/images"),
         ("FEATURES_BATCH_SIZE", "0"),
         ("FEATURES_BULK_SIZE", "5001"),
+        ("FEATURES_BULK_REQUESTS", "11"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(variable: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
