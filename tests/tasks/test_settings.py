@@ -112,6 +112,7 @@ def test_an_empty_variable_means_the_default(variable: str, monkeypatch: pytest.
         ("FEATURES_IMAGE_HOSTS", "cdn.example.com,cdn.example.com/images"),
         ("FEATURES_BATCH_SIZE", "0"),
         ("FEATURES_BULK_SIZE", "5001"),
+        ("FEATURES_BULK_REQUESTS", "11"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(variable: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
