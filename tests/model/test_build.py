@@ -285,7 +285,8 @@ def test_features_are_those_of_keras_own_network(wheel_file: Path) -> None:
     preprocessed = keras.applications.inception_v3.preprocess_input(batch * 255)
     expected = reference.predict(preprocessed, batch_size=25, verbose=0)
 
-    loaded = model.load(Settings())
+    # In the reference's own precision; what bfloat16 changes is no matter of the build.
+    loaded = model.load(Settings(precision="float32"))
     features = np.concatenate([loaded.compute(batch[:7]), loaded.compute(batch[7:])])
 
     assert features.shape == (50, 2048)
