@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from tasks import download, extract, files, index, packs, plan, summarise
 from tasks.errors import ServiceUnavailableError
 from tasks.ledger import Ledger
+from tasks.model import load
 from tasks.picture import decode, to_tensor
 from tasks.runs import Chunk, Plan, Request
 from tasks.search import SearchIndex
@@ -194,6 +195,7 @@ def test_each_stage_on_a_full_disk(
     # Several row groups, so that some are written while the stage is at work.
     monkeypatch.setattr(packs, "_ROWS_IN_GROUP", 2)
     made = ("pictures.parquet", "features.parquet", "outcomes.parquet", "report.json")
+    load(planned_run.settings)  # as after any earlier run, the model's graph is kept
     for stage, name in zip(STAGES, made, strict=True):
         before = tree(planned_run.settings.data_dir)
         for _ in range(2):
