@@ -17,8 +17,6 @@ STAGES = ("download", "extract", "index")
 
 _RECENT = 20
 _SHOWN_FAILURES = 5
-_NIGHT_TAKES = timedelta(hours=6)
-"""Beyond midnight, before a night counts as late."""
 
 
 def path(request: Request, settings: Settings) -> Path:
@@ -69,7 +67,7 @@ def expectation(settings: Settings, to_do: int) -> dict[str, Any]:
     }
 
 
-def late_night(nights: Sequence[dict[str, Any]], now: datetime) -> str | None:
+def late_night(nights: Sequence[dict[str, Any]], now: datetime, settings: Settings) -> str | None:
     """What is wrong with the nightly runs as a whole, in a sentence; None where the last is in time.
 
     Args:
@@ -82,7 +80,7 @@ def late_night(nights: Sequence[dict[str, Any]], now: datetime) -> str | None:
     ]
     if not ends:
         return "No nightly run has succeeded yet. Unpause nightly_feature_index, or look why it fails."
-    if now - max(ends) > timedelta(days=1) + _NIGHT_TAKES:
+    if now - max(ends) > timedelta(days=1, hours=settings.nightly_deadline_hours):
         return (
             "The nightly run is late: the last successful one covers what came until "
             f"{max(ends):%Y-%m-%d %H:%M} UTC. Look whether nightly_feature_index is paused or fails."

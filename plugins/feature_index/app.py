@@ -55,7 +55,7 @@ def coverage(request: Request, user: GetUserDep) -> Response:
         index=settings.index,
         coverage=services.search_index(settings).coverage(version),
         nights=nights,
-        late=reports.late_night(nights, datetime.now(UTC)),
+        late=reports.late_night(nights, datetime.now(UTC), settings),
     )
 
 

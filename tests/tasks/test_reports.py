@@ -154,10 +154,10 @@ def night(end, state="success"):
 )
 def test_a_night_is_late_six_hours_after_the_next_one_was_due(nights, said):
     now = datetime(2026, 10, 3, 6, tzinfo=UTC)
-    told = reports.late_night(nights, now)
+    told = reports.late_night(nights, now, Settings())
     assert told is None if said is None else said in told
     if said is None:
-        assert "late" in reports.late_night(nights, now + timedelta(seconds=1))
+        assert "late" in reports.late_night(nights, now + timedelta(seconds=1), Settings())
 
 
 def test_a_run_that_did_nothing_has_no_bottleneck():
