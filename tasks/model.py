@@ -145,8 +145,7 @@ def _precision(settings: Settings, device: str) -> str:
 def _kept_at(settings: Settings) -> Path:
     """Where the model's graph is kept: under a name for all that it is made from."""
     made_from = hashlib.sha256(_files_digest(settings.model_dir).encode())
-    with (settings.model_dir / "saved_model.pb").open("rb") as file:
-        made_from.update(hashlib.file_digest(file, "sha256").digest())
+    made_from.update(_file_digest(settings.model_dir / "saved_model.pb"))
     made_from.update(installed_version("tensorflow").encode())
     return settings.data_dir / "frozen_graphs" / made_from.hexdigest()
 
@@ -226,11 +225,18 @@ def _files_digest(folder: Path) -> str:
     files = sorted((folder / "variables").glob("variables.*"))
     if not (folder / "saved_model.pb").is_file() or not files:
         raise ConfigurationError(f"There is no SavedModel in {folder}: run `make model`.")
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            digest.update(hashlib.file_digest(file, "sha256").digest())
-    return digest.hexdigest()
+    return hashlib.sha256(b"".join(map(_file_digest, files))).hexdigest()
+
+
+def _file_digest(path: Path) -> bytes:
+    status = path.stat()
+    return _digest_of(path, (status.st_ino, status.st_size, status.st_mtime_ns))
+
+
+@lru_cache(8)  # loading asks more than once, a page of the UI each time, and the weights are 87 MB
+def _digest_of(path: Path, _state: tuple[int, int, int]) -> bytes:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def _read_digest(path: Path) -> str | None:

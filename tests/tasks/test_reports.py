@@ -158,6 +158,7 @@ def test_a_night_is_late_six_hours_after_the_next_one_was_due(nights, said):
     assert told is None if said is None else said in told
     if said is None:
         assert "late" in reports.late_night(nights, now + timedelta(seconds=1), Settings())
+        assert "late" in reports.late_night(nights, now, Settings(nightly_deadline_hours=5.9))
 
 
 def test_a_run_that_did_nothing_has_no_bottleneck():
