@@ -8,10 +8,10 @@ import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import chain, pairwise
 from typing import Any, TypeVar
 
 from tasks import download, extract, index, plan, summarise
+from tasks.ahead import one_ahead
 from tasks.connections import Services
 from tasks.errors import FeatureIndexError
 from tasks.ledger import Ledger
@@ -46,10 +46,14 @@ def _features(chunks: Sequence[Chunk], settings: Settings, services: Services, p
     """Do the stages of every chunk; the first error ends them all."""
     stopped = threading.Event()
     progress = _until(stopped, progress)
+
+    def fetch(chunk: Chunk) -> None:
+        download.run(chunk, settings, progress)
+
     with ThreadPoolExecutor(1, "download") as downloads, ThreadPoolExecutor(1, "index") as writes:
         try:
             written: Future[Any] | None = None
-            for chunk in _downloaded(chunks, settings, progress, downloads):
+            for chunk, _ in one_ahead(downloads, fetch, chunks):
                 extract.run(chunk, settings, progress)
                 if written is not None:
                     written.result()
@@ -59,19 +63,6 @@ def _features(chunks: Sequence[Chunk], settings: Settings, services: Services, p
         except BaseException:
             stopped.set()
             raise
-
-
-def _downloaded(
-    chunks: Sequence[Chunk], settings: Settings, progress: Progress, thread: ThreadPoolExecutor
-) -> Iterator[Chunk]:
-    """Each chunk once its pictures are there, those of the next one being on their way."""
-    begun = ((chunk, thread.submit(download.run, chunk, settings, progress)) for chunk in chunks)
-    # A pair is there once the later of the two is begun.
-    for present, _ in pairwise(chain(begun, [None])):
-        assert present is not None
-        chunk, done = present
-        done.result()
-        yield chunk
 
 
 class _StoppedError(Exception):

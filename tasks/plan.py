@@ -5,7 +5,7 @@ import logging
 import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from tasks import packs, reports
+from tasks.ahead import one_ahead
 from tasks.catalogue import EARLIEST, LATEST, Catalogue, Item
 from tasks.clock import Clock
 from tasks.connections import Services
@@ -189,18 +190,17 @@ def _asked(
         with clock.measured("asking Elasticsearch"):
             return list(not_current(page))
 
-    iterator = iter(pages)
-    with ThreadPoolExecutor(1, thread_name_prefix="plan") as pool:
-        before: tuple[_Page, Future[list[Item]]] | None = None
+    def read() -> Iterator[_Page]:
+        iterator = iter(pages)
         while True:
             with clock.measured("reading the catalogue"):
                 page = next(iterator, None)
-            asked = page and (page, pool.submit(ask, page))
-            if before:
-                yield before[0], before[1].result()
-            if not asked:
+            if page is None:
                 return
-            before = asked
+            yield page
+
+    with ThreadPoolExecutor(1, thread_name_prefix="plan") as thread:
+        yield from one_ahead(thread, ask, read())
 
 
 def _write_items(folder: Path, pages: Iterable[tuple[_Page, Sequence[Item]]]) -> tuple[int, int]:
