@@ -19,9 +19,8 @@ from local_stack.process import free_port
 from tasks import __main__ as module
 from tasks import packs
 from tasks.machine import bfloat16_is_fast
-from tasks.model import load
 from tasks.search import FEATURE, URL, VERSION, SearchIndex
-from tasks.settings import REPOSITORY, Settings
+from tasks.settings import REPOSITORY
 from tests.scripted_server import Reply
 from tests.shop_fixtures import NOON, as_uri, some_vector
 
@@ -33,12 +32,6 @@ ITEMS = ("007", "KR-1", "3", "4", "5")
 @pytest.fixture(autouse=True)
 def version(model_version):
     return model_version
-
-
-@pytest.fixture(scope="module")
-def loaded_model(met_model):
-    """The real model, loaded once for the runs inside this process."""
-    return load(Settings(data_dir=met_model[1]))
 
 
 def environment(shop, image_server, **changes):

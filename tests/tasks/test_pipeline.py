@@ -8,23 +8,14 @@ import pytest
 from local_stack.garments import draw
 from tasks import pipeline, reports
 from tasks.errors import ConfigurationError, ServiceUnavailableError
-from tasks.model import load
 from tasks.runs import Request
-from tasks.settings import Settings
 from tests.scripted_server import Reply
 
 CATEGORY = "00000010"
 ITEMS = ("a", "b", "c")
 
 
-@pytest.fixture(autouse=True)
-def version(model_version):
-    return model_version
-
-
-@pytest.fixture(scope="module")
-def loaded_model(met_model):
-    return load(Settings(data_dir=met_model[1]))
+pytestmark = pytest.mark.usefixtures("model_version")
 
 
 @pytest.fixture
