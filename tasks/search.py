@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -267,19 +267,21 @@ class SearchIndex:
         """
         from elasticsearch import helpers
 
-        with self._explained():
-            answers = helpers.streaming_bulk(
-                # The helper pauses before it sends again; the client would send all these bytes at once.
-                self._client.options(retry_on_status=()),
-                ({"_index": self.name, **action} for action in actions),
-                chunk_size=5_000,  # the caller's pages are smaller; bytes are what bounds a request
-                max_chunk_bytes=_BULK_BYTES,
-                raise_on_error=False,
-                max_retries=_BULK_RETRIES,
-                initial_backoff=0.5,
-                max_backoff=20,
-                retry_on_status=_TRANSIENT,
-            )
+        answers: Any = helpers.streaming_bulk(  # a generator, which its type does not say
+            # The helper pauses before it sends again; the client would send all these bytes at once.
+            self._client.options(retry_on_status=()),
+            ({"_index": self.name, **action} for action in actions),
+            chunk_size=5_000,  # the caller's pages are smaller; bytes are what bounds a request
+            max_chunk_bytes=_BULK_BYTES,
+            raise_on_error=False,
+            max_retries=_BULK_RETRIES,
+            initial_backoff=0.5,
+            max_backoff=20,
+            retry_on_status=_TRANSIENT,
+        )
+        # Closed here, in the thread that opened it: left to the garbage collector, its trace of the request
+        # would be ended in any other.
+        with self._explained(), closing(answers):
             for _, answer in answers:
                 result = next(iter(answer.values()))
                 status, reason = result["status"], (result.get("error") or {}).get("reason", "")
