@@ -2,14 +2,24 @@
 
 import time
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 
 from benchmarks.cpu import cpu_seconds
+from benchmarks.photo_server import photos_in
 from tasks.model import Model
+from tasks.picture import decode, to_tensor
+from tasks.settings import Settings
 
 Pace = tuple[float, float]
 """Pictures a second, and pictures a CPU second."""
+
+
+def tensors_of(photos: Path, count: int) -> np.ndarray:
+    """The first so many photos as the model takes them."""
+    limit = Settings.load().max_image_pixels
+    return np.stack([to_tensor(decode(content, limit)) for content in photos_in(photos)[:count]])
 
 
 def pace(model: Model, tensors: np.ndarray, size: int) -> Pace:

@@ -16,14 +16,12 @@ from statistics import median
 
 import numpy as np
 
-from benchmarks import photo_server
 from benchmarks.figures import Figure
-from benchmarks.model_alone import Pace, pace
+from benchmarks.model_alone import Pace, pace, tensors_of
 from benchmarks.rivals import python_with
 from tasks.errors import RunFailedError
 from tasks.machine import bfloat16_is_fast, cores
 from tasks.model import load
-from tasks.picture import decode, to_tensor
 from tasks.settings import REPOSITORY, Settings
 
 PICTURES = 128
@@ -38,8 +36,7 @@ def measure(photos: Path, rounds: int) -> list[Figure]:
     """
     settings = Settings.load()
     model = load(settings)
-    contents = photo_server.photos_in(photos)[:PICTURES]
-    tensors = np.stack([to_tensor(decode(content, settings.max_image_pixels)) for content in contents])
+    tensors = tensors_of(photos, PICTURES)
     paces: dict[str, list[Pace]] = {}
     for size in BATCHES:  # the first of a size is optimised
         pace(model, tensors, size)

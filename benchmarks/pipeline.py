@@ -19,12 +19,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import numpy as np
-
 from benchmarks import free_model, photo_server, prototype
 from benchmarks.cpu import cpu_seconds, server_cpu_seconds
 from benchmarks.figures import Figure
-from benchmarks.model_alone import Pace, pace
+from benchmarks.model_alone import Pace, pace, tensors_of
 from benchmarks.shop import variables_set
 from benchmarks.volume import CATEGORY, VolumeShop, volume_shop
 from tasks import download, extract, index, plan
@@ -53,7 +51,7 @@ def measure(photos: Path, rounds: int) -> list[Figure]:
     """
     with volume_shop(photos) as shop:
         model = load(Settings.load())
-        tensors = _tensors(photos)
+        tensors = tensors_of(photos, PICTURES_A_BATCH)
         for size in BATCHES:  # the first batch of a size is optimised
             pace(model, tensors, size)
         paces: dict[str, list[Pace]] = {}
@@ -111,11 +109,6 @@ def _said(number: int, name: str, measured: Callable[[], Pace]) -> Pace:
     found = measured()
     print(f"{found[0]:.1f} a second, {found[1]:.1f} a CPU second", file=sys.stderr, flush=True)
     return found
-
-
-def _tensors(photos: Path) -> Any:
-    contents = photo_server.photos_in(photos)[:PICTURES_A_BATCH]
-    return np.stack([to_tensor(decode(content, 50_000_000)) for content in contents])
 
 
 def _pipeline(shop: VolumeShop, name: str) -> Pace:
