@@ -3,6 +3,7 @@
 import resource
 
 import psutil
+from elasticsearch import Elasticsearch
 
 
 def cpu_seconds() -> float:
@@ -11,17 +12,14 @@ def cpu_seconds() -> float:
     return sum(one.ru_utime + one.ru_stime for one in used)
 
 
-def server_cpu_seconds() -> dict[str, float]:
-    """Of the processes below this one that run: those of Elasticsearch, and those of the image server."""
-    sums = {"Elasticsearch": 0.0, "image server": 0.0}
-    for process in psutil.Process().children(recursive=True):
-        try:
-            times = process.cpu_times()
-            command = " ".join(process.cmdline())
-        except psutil.Error:
-            continue
-        if "photo_server" in command:
-            sums["image server"] += times.user + times.system
-        elif "elasticsearch" in command:
-            sums["Elasticsearch"] += times.user + times.system
-    return sums
+def process_seconds(pid: int) -> float:
+    """Of a process that runs."""
+    times = psutil.Process(pid).cpu_times()
+    used: float = times.user + times.system
+    return used
+
+
+def elasticsearch_seconds(search: Elasticsearch) -> float:
+    """Of the Elasticsearch that a client talks to, since its start."""
+    nodes = search.nodes.stats(metric="process")["nodes"].values()
+    return sum(node["process"]["cpu"]["total_in_millis"] for node in nodes) / 1000

@@ -18,19 +18,17 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
 
-import psutil
-
+from benchmarks.cpu import process_seconds
 from benchmarks.figures import Figure
 from benchmarks.rivals import python_with
-from local_stack.process import Server, free_port
+from benchmarks.volume import photo_server
 from tasks import download, packs
 from tasks.errors import RunFailedError
 from tasks.runs import Plan, Request
@@ -43,7 +41,6 @@ LATENCIES = {"no latency": (0, 32), "30 ms latency": (30, 128)}
 
 _WARM_UP = 50
 """Pictures fetched before the clock runs, and those that tell what a start costs."""
-_SERVER_SECONDS = 20
 
 Client = Callable[[Path, int, Path], dict[str, Any]]
 """Fetches the URLs of a file with so many threads into a folder; returns pictures, seconds, cpu_seconds."""
@@ -66,34 +63,23 @@ def measure(photos: Path, rounds: int) -> list[Figure]:
             ),
         }
         for name, (milliseconds, threads) in LATENCIES.items():
-            with _photo_server(photos, milliseconds, folder) as server:
-                figures += _compare(name, clients, server, threads, rounds, folder)
+            with photo_server(photos, folder, milliseconds / 1000) as (server, port):
+                pid = server.process.pid
+                figures += _compare(name, clients, port, pid, threads, rounds, folder)
     return figures
 
 
-class _PhotoServer:
-    def __init__(self, server: Server, port: int) -> None:
-        self._process = psutil.Process(server.process.pid)
-        self._port = port
-
-    def urls(self, count: int, path: Path) -> Path:
-        """Write so many pictures' URLs to a file, one a line."""
-        path.write_text("".join(f"http://127.0.0.1:{self._port}/photo/{n}\n" for n in range(count)))
-        return path
-
-    @property
-    def cpu_seconds(self) -> float:
-        """What it has used so far."""
-        times = self._process.cpu_times()
-        used: float = times.user + times.system
-        return used
+def _urls(port: int, count: int, path: Path) -> Path:
+    """Write so many pictures' URLs to a file, one a line."""
+    path.write_text("".join(f"http://127.0.0.1:{port}/photo/{number}\n" for number in range(count)))
+    return path
 
 
 def _compare(
-    name: str, clients: dict[str, Client], server: _PhotoServer, threads: int, rounds: int, folder: Path
+    name: str, clients: dict[str, Client], port: int, pid: int, threads: int, rounds: int, folder: Path
 ) -> list[Figure]:
-    few = server.urls(_WARM_UP, folder / "few.txt")
-    urls = server.urls(PICTURES, folder / "urls.txt")
+    few = _urls(port, _WARM_UP, folder / "few.txt")
+    urls = _urls(port, PICTURES, folder / "urls.txt")
     # What a start costs in CPU is taken off. Ours states none of it.
     start = {way: _fetched(client, few, threads, folder)["cpu_seconds"] for way, client in clients.items()}
     start["ours"] = 0.0
@@ -102,9 +88,9 @@ def _compare(
         # Neither way is always first.
         for way in list(clients)[:: -1 if number % 2 else 1]:
             print(f"{name}, round {number + 1} of {rounds}, {way} ...", end=" ", file=sys.stderr, flush=True)
-            before = server.cpu_seconds
+            before = process_seconds(pid)
             run = _fetched(clients[way], urls, threads, folder)
-            run["server_cpu_seconds"] = server.cpu_seconds - before
+            run["server_cpu_seconds"] = process_seconds(pid) - before
             print(f"{run['pictures'] / run['seconds']:.0f} images/s", file=sys.stderr, flush=True)
             runs[way].append(run)
     pairs = zip(runs["ours"], runs["img2dataset"], strict=True)
@@ -153,26 +139,6 @@ def _client(command: list[str | Path]) -> Client:
         return result
 
     return run
-
-
-@contextmanager
-def _photo_server(photos: Path, milliseconds: int, folder: Path) -> Iterator[_PhotoServer]:
-    port = free_port()
-    server = Server.start_listening(
-        "The photo server",
-        [
-            *(sys.executable, "-m", "benchmarks.photo_server", photos, str(port)),
-            *("--latency-ms", str(milliseconds)),
-        ],
-        port,
-        folder / "photo_server.log",
-        cwd=REPOSITORY,
-        seconds=_SERVER_SECONDS,
-    )
-    try:
-        yield _PhotoServer(server, port)
-    finally:
-        server.stop()
 
 
 def main() -> None:

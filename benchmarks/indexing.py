@@ -21,8 +21,8 @@ import numpy as np
 from elasticsearch import helpers
 from numpy.typing import NDArray
 
+from benchmarks.cpu import elasticsearch_seconds
 from benchmarks.figures import Figure
-from benchmarks.shop import server_seconds
 from benchmarks.volume import CATEGORY, VolumeShop, volume_shop
 from tasks import index, packs
 from tasks.connections import SEARCH, Connection, Services
@@ -109,9 +109,11 @@ def measure(photos: Path, rounds: int) -> list[Figure]:
 
 
 def _cost(shop: VolumeShop, work: _Work) -> _Cost:
-    server, ours, wall = server_seconds(shop.search), time.process_time(), time.monotonic()
+    server, ours, wall = elasticsearch_seconds(shop.search), time.process_time(), time.monotonic()
     work()
-    return _Cost(time.monotonic() - wall, time.process_time() - ours, server_seconds(shop.search) - server)
+    return _Cost(
+        time.monotonic() - wall, time.process_time() - ours, elasticsearch_seconds(shop.search) - server
+    )
 
 
 def _stage(shop: VolumeShop, urls: Sequence[str], features: NDArray[np.float32], number: int) -> _Work:

@@ -20,7 +20,7 @@ from statistics import median
 from typing import Any
 
 from benchmarks import free_model, photo_server, prototype
-from benchmarks.cpu import cpu_seconds, server_cpu_seconds
+from benchmarks.cpu import cpu_seconds, elasticsearch_seconds, process_seconds
 from benchmarks.figures import Figure
 from benchmarks.model_alone import Pace, pace, tensors_of
 from benchmarks.shop import variables_set
@@ -60,21 +60,31 @@ def measure(photos: Path, rounds: int) -> list[Figure]:
             for size in BATCHES:
                 name = f"batches of {size}"
                 paces.setdefault(name, []).append(_said(number, name, lambda s=size: pace(model, tensors, s)))
-            before = server_cpu_seconds()
+            before = _servers(shop)
             paces.setdefault("pipeline", []).append(
                 _said(number, "pipeline", lambda n=number: _pipeline(shop, f"round-{n}"))
             )
-            servers.append({name: used - before[name] for name, used in server_cpu_seconds().items()})
+            servers.append({name: used - before[name] for name, used in _servers(shop).items()})
             paces.setdefault("prototype", []).append(_said(number, "prototype", lambda: _prototype(shop)))
         return [
             *_compared(paces),
             *(
-                Figure(f"CPU of {name} beside the pipeline, ms a picture", 1000 * median(used) / ITEMS)
+                Figure(
+                    f"CPU of {name} beside the pipeline, ms a picture",
+                    1000 * median(used[name] for used in servers) / ITEMS,
+                )
                 for name in servers[0]
-                if any(used := [one[name] for one in servers])
             ),
             *_around_the_model(shop, photos),
         ]
+
+
+def _servers(shop: VolumeShop) -> dict[str, float]:
+    """CPU seconds so far of what runs beside us."""
+    return {
+        "Elasticsearch": elasticsearch_seconds(shop.search),
+        "the image server": process_seconds(shop.server.process.pid),
+    }
 
 
 def _compared(paces: dict[str, list[Pace]]) -> list[Figure]:

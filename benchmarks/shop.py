@@ -97,12 +97,6 @@ def index_of_our_own(environment: Mapping[str, str], ending: ExitStack) -> tuple
     return search, index
 
 
-def server_seconds(search: Client) -> float:
-    """CPU time that Elasticsearch has taken since its start."""
-    nodes = search.nodes.stats(metric="process")["nodes"].values()
-    return sum(node["process"]["cpu"]["total_in_millis"] for node in nodes) / 1000
-
-
 def _start_elasticsearch(folder: Path, ending: ExitStack) -> str:
     data = data_folder(folder)
     # It may lie outside the temporary folder.

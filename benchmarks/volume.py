@@ -90,6 +90,29 @@ class VolumeShop:
 
 
 @contextmanager
+def photo_server(photos: Path, folder: Path, latency: float) -> Iterator[tuple[Server, int]]:
+    """Run benchmarks/photo_server.py and give its port; `latency` is seconds before each answer.
+
+    Raises:
+        ServiceUnavailableError: it did not come up.
+    """
+    port = free_port()
+    command = [sys.executable, "-m", "benchmarks.photo_server", photos, str(port)]
+    server = Server.start_listening(
+        "The photo server",
+        [*command, "--latency-ms", str(latency * 1000)],
+        port,
+        folder / "photo_server.log",
+        cwd=REPOSITORY,
+        seconds=_START_SECONDS,
+    )
+    try:
+        yield server, port
+    finally:
+        server.stop()
+
+
+@contextmanager
 def volume_shop(
     photos: Path, *, latency: float = 0.0, image_hosts: Sequence[str] = ()
 ) -> Iterator[VolumeShop]:
@@ -105,17 +128,7 @@ def volume_shop(
     """
     with ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
-        port = free_port()
-        command = [sys.executable, "-m", "benchmarks.photo_server", photos, str(port)]
-        server = Server.start_listening(
-            "The photo server",
-            [*command, "--latency-ms", str(latency * 1000)],
-            port,
-            folder / "photo_server.log",
-            cwd=REPOSITORY,
-            seconds=_START_SECONDS,
-        )
-        ending.callback(server.stop)
+        server, port = ending.enter_context(photo_server(photos, folder, latency))
         with closing(sqlite3.connect(folder / "catalog.db")) as catalogue:
             catalogue.executescript(SCHEMA)
         hosts = ",".join([f"127.0.0.1:{port}", f"localhost:{port}", *image_hosts])
