@@ -27,6 +27,8 @@ MAX_URL_LENGTH = 8_191
 _MAX_REDIRECTS = 5
 _RECEIVE_BYTES = 65_536
 """What one receive may give: most pictures come with their headers in one or two."""
+_FRESH = 0.5
+"""Seconds since its last answer in which a connection is taken for open without a look at it."""
 _LONGEST_ABSENCE = 365 * 86_400.0
 """Seconds: what is taken of a Retry-After that names more."""
 
@@ -90,20 +92,18 @@ class Fetcher:
         if connection is None:
             tls = self._tls if url.scheme == "https" else None
             connection = _Connection(server, self._policy, tls, self._settings)
+        lasts = False
         try:
-            connection.request("GET", url.request_uri, headers=self._headers)
-            response = connection.getresponse()
+            response = connection.ask(url.request_uri, self._headers)
             location = response.getheader("location") if response.status in _REDIRECTS else None
             # Headers are read as Latin-1, and what is not ASCII in this one is UTF-8.
             result = location.encode("latin-1").decode() if location else self._taken(response)
-            if response.isclosed() and not response.will_close:
-                if connection.sock.gettimeout() != self._settings.read_timeout:
-                    connection.sock.settimeout(self._settings.read_timeout)
-                self._idle.put(connection)
-                connection = None
+            lasts = response.isclosed() and not response.will_close
             return result
         finally:
-            if connection is not None:
+            if lasts:
+                self._idle.put(connection)
+            else:
                 connection.close()
 
     def _taken(self, response: http.client.HTTPResponse) -> Fetched:
@@ -243,16 +243,19 @@ class _IdleConnections:
         """The longest idle first."""
 
     def take(self, server: Server) -> "_Connection | None":
-        """One to that server which it has not closed."""
+        """One to that server which it has not closed, as far as can be told."""
         while (connection := self._take_any(server)) is not None:
-            # Nothing was asked: what can be read is its end, or what nobody should read.
-            if connection.sock is not None and not wait_for_read(connection.sock, timeout=0):
+            # Nothing was asked: what can be read is its end, or what nobody should read. A look gives all
+            # other threads their turn at the interpreter, so it is saved where it would hardly find anything.
+            fresh = time.monotonic() < connection.idle_since + _FRESH
+            if fresh or not wait_for_read(connection.sock, timeout=0):
                 return connection
             connection.close()
         return None
 
     def put(self, connection: "_Connection") -> None:
         """Keep one for later; where there are too many, the longest idle is closed."""
+        connection.rest()
         with self._lock:
             self._connections.append(connection)
             surplus = self._connections.pop(0) if len(self._connections) > self._most else None
@@ -321,12 +324,36 @@ class _Connection(http.client.HTTPConnection):
         self, server: Server, policy: AddressPolicy, tls: ssl.SSLContext | None, settings: Settings
     ) -> None:
         self.server = server
+        self.idle_since = 0.0
         scheme, host, port = server
         super().__init__(host.strip("[]"), port)
         self.default_port = _PORTS[scheme]
         self._policy = policy
         self._tls = tls
         self._settings = settings
+
+    def ask(self, target: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+        """What a GET is answered with, as far as the headers go."""
+        kept = self.sock is not None
+        try:
+            return self._answer(target, headers)
+        except (ConnectionError, http.client.BadStatusLine):
+            if not kept:
+                raise
+            # The server had ended it, or had said more than it was asked for: no word on this picture, so
+            # it is asked for anew (RFC 9110, section 9.2.2).
+            self.close()
+            return self._answer(target, headers)
+
+    def _answer(self, target: str, headers: dict[str, str]) -> http.client.HTTPResponse:
+        self.request("GET", target, headers=headers)
+        return self.getresponse()
+
+    def rest(self) -> None:
+        """Be idle from now on, with the whole time again for what comes next."""
+        self.idle_since = time.monotonic()
+        if self.sock.gettimeout() != self._settings.read_timeout:
+            self.sock.settimeout(self._settings.read_timeout)
 
     def connect(self) -> None:
         """Connect within the time there is, with TLS where the scheme says so."""

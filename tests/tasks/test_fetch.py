@@ -394,6 +394,40 @@ def test_a_connection_that_the_server_has_ended_is_not_asked(
     assert image_server.connections == 2
 
 
+def hang_up(exchange: Exchange) -> None:
+    exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
+
+
+def reset_afterwards(exchange: Exchange) -> None:
+    hang_up(exchange)
+    exchange.reset()
+
+
+def say_more(exchange: Exchange) -> None:
+    hang_up(exchange)
+    time.sleep(0.05)  # not with the answer, with which it would be dropped
+    exchange.send(b"more than was asked for")
+
+
+@pytest.mark.parametrize("ending", [hang_up, reset_afterwards, say_more])
+def test_a_server_that_ends_each_connection_unannounced_costs_no_picture(
+    image_server: ScriptedServer, fetch: Any, ending: Any
+) -> None:
+    """However soon the next picture is asked for: before the end is seen, while it comes, after it."""
+    image_server.answer("/a.jpg", ending)
+    assert [fetch() for _ in range(20)] == [Fetched(content=b"abc")] * 20
+
+
+def test_a_kept_connection_is_given_up_once(image_server: ScriptedServer, fetch: Any) -> None:
+    """A server that has ended is not asked for ever."""
+    image_server.answer("/a.jpg", Reply(body=PHOTO), lambda exchange: exchange.reset())
+    assert fetch().content == PHOTO
+    fetched = fetch()
+    assert (fetched.status, fetched.worth_retrying) == (Status.UNREACHABLE, True)
+    assert image_server.connections == 2
+    assert len(image_server.requests) == 3
+
+
 def test_a_kept_connection_has_the_whole_time_again(image_server: ScriptedServer) -> None:
     """The first picture ends just within its time, and the second is slow to begin."""
     photo = PHOTO * 100
