@@ -10,6 +10,7 @@ import hashlib
 import os
 import re
 import sys
+import threading
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,9 @@ from tasks.settings import Settings
 NAME = "inception_v3"
 DIMENSIONS = 2048
 """Floats in one feature."""
+
+_loading = threading.Lock()
+"""Who asks while the model is loaded waits for it: it would not be faster twice at once."""
 
 _MOST_STREAMS = 4
 """Each takes the memory of a batch on its way through the network, several hundred megabytes."""
@@ -112,16 +116,17 @@ def load(settings: Settings) -> Model:
         ConfigurationError: as `installed_digest` does, or FEATURES_PRECISION asks for what this machine
             does not have.
     """
-    version = feature_version(settings)
-    tf = quiet_tensorflow()
-    # TensorFlow would otherwise round to TF32 on newer GPUs, and the report would say float32.
-    tf.config.experimental.enable_tensor_float_32_execution(False)
-    device = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
-    precision = _precision(settings, device)
-    # Threads that share a batch wait for each other after each operation, the longer the more else runs.
-    streams = min(cores(), _MOST_STREAMS) if device == "cpu" else 1
-    network = _network(_kept_at(settings), settings.model_dir, precision == "bfloat16", streams)
-    return Model(version, device, network, precision, streams)
+    with _loading:
+        version = feature_version(settings)
+        tf = quiet_tensorflow()
+        # TensorFlow would otherwise round to TF32 on newer GPUs, and the report would say float32.
+        tf.config.experimental.enable_tensor_float_32_execution(False)
+        device = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
+        precision = _precision(settings, device)
+        # Threads that share a batch wait for each other after each operation, the longer the more else runs.
+        streams = min(cores(), _MOST_STREAMS) if device == "cpu" else 1
+        network = _network(_kept_at(settings), settings.model_dir, precision == "bfloat16", streams)
+        return Model(version, device, network, precision, streams)
 
 
 @lru_cache(1)  # a program that does chunk after chunk needs it again

@@ -1,7 +1,7 @@
 """A whole run without Airflow.
 
 While the features of one chunk are computed, the pictures of the next one are fetched, and those of the one
-before are written.
+before are written. The model is loaded while the first ones are fetched.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from tasks.ahead import one_ahead
 from tasks.connections import Services
 from tasks.errors import FeatureIndexError
 from tasks.ledger import Ledger
+from tasks.model import load
 from tasks.progress import Progress, silent
 from tasks.runs import Chunk, Request
 from tasks.settings import Settings
@@ -53,6 +54,8 @@ def _features(chunks: Sequence[Chunk], settings: Settings, services: Services, p
     with ThreadPoolExecutor(1, "download") as downloads, ThreadPoolExecutor(1, "index") as writes:
         try:
             written: Future[Any] | None = None
+            if not all(chunk.features.exists() for chunk in chunks):
+                written = writes.submit(load, settings)  # there is nothing to write yet
             for chunk, _ in one_ahead(downloads, fetch, chunks):
                 extract.run(chunk, settings, progress)
                 if written is not None:

@@ -4,6 +4,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -170,6 +171,14 @@ def test_computes_any_number_of_pictures(called: bool, tmp_path: Path) -> None:
 
 def kept_graphs(settings: Settings) -> list[Path]:
     return sorted((settings.data_dir / "frozen_graphs").iterdir())
+
+
+def test_threads_that_ask_at_once_load_it_once(tmp_path: Path) -> None:
+    save_tiny(tmp_path / "model")
+    settings = Settings(data_dir=tmp_path / "var", model_dir=tmp_path / "model")
+    with ThreadPoolExecutor(4) as threads:
+        loaded = list(threads.map(model.load, [settings] * 4))
+    assert len({id(each._network) for each in loaded}) == 1
 
 
 def test_the_graph_is_kept_and_the_savedmodel_not_opened_again(
