@@ -7,6 +7,8 @@ second task on the same device is ready the moment the first one is done.
 
 import fcntl
 import itertools
+import math
+import mmap
 import os
 import resource
 import tempfile
@@ -165,7 +167,10 @@ def _batches(
 
     Tensors are good until so many batches later the next one is asked for.
     """
-    tensors = itertools.cycle(np.empty((at_once, size, SIDE, SIDE, 3), np.float32))
+    shape = (at_once, size, SIDE, SIDE, 3)
+    # Pages of their own: TensorFlow copies what does not begin at a multiple of 64 bytes.
+    memory = mmap.mmap(-1, math.prod(shape) * np.dtype(np.float32).itemsize)
+    tensors = itertools.cycle(np.frombuffer(memory, np.float32).reshape(shape))
     batch = next(tensors)
     hashes: list[str] = []
     refused: list[Row] = []
