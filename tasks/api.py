@@ -1,10 +1,8 @@
 """The HTTP API of the inference process: what it takes, what it answers, and how much of it at once."""
 
-import asyncio
 import json
 import logging
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
@@ -16,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from tasks.answers import CODES, MEANINGS, VERSION_HEADER, InferenceError, refused
 from tasks.errors import ConfigurationError, FeatureIndexError, ServiceUnavailableError
 from tasks.features import Feature, Features
+from tasks.places import Places
 from tasks.saving import Saving
 from tasks.settings import Settings
 from tasks.statuses import Status
@@ -25,7 +24,6 @@ log = logging.getLogger(__name__)
 JSON_BYTES = 65_536
 """Bytes of a request's JSON at most; a URL has 8,191 characters."""
 
-T = TypeVar("T")
 Given = TypeVar("Given", bound=BaseModel)
 
 router = APIRouter()
@@ -100,49 +98,16 @@ _REFUSALS: dict[int | str, dict[str, Any]] = {
 """The answers of every operation where something is not done."""
 
 
+@dataclass(frozen=True)
 class Service:
-    """What the operations work with; it bounds how many requests are under way and how long each may take."""
+    """What the operations work with."""
 
-    def __init__(
-        self, features: Features, documents: Saving, whole_documents: Saving, settings: Settings
-    ) -> None:
-        self.features = features
-        self.documents = documents
-        """Takes the features of documents that are there."""
-        self.whole_documents = whole_documents
-        """Takes whole documents."""
-        self.settings = settings
-        self.under_way = 0
-        self._threads = ThreadPoolExecutor(settings.serve_requests, thread_name_prefix="request")
-
-    async def carry_out(self, work: Callable[[], T]) -> T:
-        """Do the work of one request in a thread, if there is a place for it.
-
-        Its place is free when the work is over, however early it was answered: so many hold pictures at most.
-
-        Raises:
-            InferenceError: there is no place, it takes too long, or the work raised it.
-        """
-        if self.under_way >= self.settings.serve_requests:
-            raise refused("busy", f"{self.under_way} requests are under way, and no more are taken.")
-        self.under_way += 1
-        done = asyncio.get_running_loop().run_in_executor(self._threads, work)
-        done.add_done_callback(self._over)
-        try:
-            return await asyncio.wait_for(asyncio.shield(done), self.settings.serve_timeout)
-        except TimeoutError:
-            if done.done():
-                raise  # the work's own
-            raise refused("too_slow", f"It takes longer than {self.settings.serve_timeout:g} s.") from None
-
-    def close(self) -> None:
-        """Begin nothing any more."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
-
-    def _over(self, done: "asyncio.Future[Any]") -> None:
-        self.under_way -= 1
-        if not done.cancelled():
-            done.exception()  # seen, also where nobody waits for it any more
+    features: Features
+    documents: Saving
+    """Takes the features of documents that are there."""
+    whole_documents: Saving
+    places: Places
+    settings: Settings
 
 
 def create_app(service: Service) -> FastAPI:
@@ -194,7 +159,7 @@ def _json(model: type[BaseModel]) -> dict[str, Any]:
 
 @router.post("/saveImagenetFeature", responses=_REFUSALS, openapi_extra=_json(SaveImagenetFeature))
 async def save_imagenet_feature(request: Request) -> Saved:
-    """Compute the picture's feature and add it to the item's document, which has to be there with this URL."""
+    """Compute the picture's feature and add it to the item's document, which must be there with this URL."""
     service: Service = request.app.state.service
     return await _save(request, SaveImagenetFeature, service.documents)
 
@@ -210,7 +175,7 @@ async def save_all_image_info(request: Request) -> Saved:
 async def get_imagenet_feature(request: Request, img_url: str) -> Response:
     """Compute the feature of the picture; nothing is written."""
     service: Service = request.app.state.service
-    return _feature(service, await service.carry_out(lambda: service.features.of_url(img_url)))
+    return _feature(service, await service.places.carry_out(lambda: service.features.of_url(img_url)))
 
 
 @router.post("/feature", include_in_schema=False)
@@ -218,7 +183,7 @@ async def feature(request: Request) -> Response:
     """The feature of a picture, whose bytes are the body."""
     service: Service = request.app.state.service
     content = await body_of(request, service.settings.max_image_bytes)
-    return _feature(service, await service.carry_out(lambda: service.features.of_picture(content)))
+    return _feature(service, await service.places.carry_out(lambda: service.features.of_picture(content)))
 
 
 @router.get("/health", include_in_schema=False)
@@ -230,8 +195,8 @@ async def health(request: Request) -> Health:
         feature_version=model.version,
         device=model.device,
         precision=model.precision,
-        requests=service.under_way,
-        most_requests=service.settings.serve_requests,
+        requests=service.places.taken,
+        most_requests=service.places.most,
         pictures=service.features.pictures,
         batches=service.features.batches,
     )
@@ -245,7 +210,7 @@ async def _save(request: Request, model: type[SaveImagenetFeature], saving: Savi
     def work() -> None:
         saving.save(given.model_dump(), service.features.of_url(given.img_url), at)
 
-    await service.carry_out(work)
+    await service.places.carry_out(work)
     return Saved(
         item_id=given.item_id,
         status=Status.INDEXED,

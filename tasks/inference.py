@@ -40,6 +40,11 @@ class Inference:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
+    @property
+    def longest(self) -> float:
+        """Seconds that a request takes at most."""
+        return self._settings.serve_timeout + _SLACK
+
     def feature_of_url(self, url: str) -> NDArray[np.float32]:
         """The feature [2048] of the picture at a URL, fetched as the DAGs would.
 
@@ -65,7 +70,7 @@ class Inference:
     ) -> Answer:
         """Pass a request on as it is; `path` with its query."""
         socket_path = self._settings.data_dir / self._settings.serve_socket
-        connection = _Connection(socket_path, self._settings.serve_timeout + _SLACK)
+        connection = _Connection(socket_path, self.longest)
         try:
             connection.request(method, path, body or None, {"Content-Type": content_type} if body else {})
             response = connection.getresponse()

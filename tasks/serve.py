@@ -24,6 +24,8 @@ from tasks.api import Service, create_app
 from tasks.connections import SEARCH, Connection
 from tasks.errors import ConfigurationError, FeatureIndexError
 from tasks.features import Features
+from tasks.inference import Inference
+from tasks.places import Places
 from tasks.saving import Saving
 from tasks.search import SearchIndex
 from tasks.settings import Settings
@@ -39,16 +41,22 @@ _LONGEST_PATH = 107
 
 
 def main() -> int:
-    """The command; 0 when it was told to end."""
+    """The command; 0 when it was told to end, or the process that was asked answers."""
     parser = argparse.ArgumentParser(prog="python -m tasks.serve", description=__doc__)
-    parser.epilog = "Settings are FEATURES_* in the environment; connections AIRFLOW_CONN_SHOP_SEARCH."
-    parser.parse_args()
+    parser.epilog = (
+        "It reads the settings FEATURES_… and the connection AIRFLOW_CONN_SHOP_SEARCH from the environment."
+    )
+    parser.add_argument("--health", action="store_true", help="ask the process that runs how it is")
+    arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
     for name in ("elastic_transport", "httpx"):
         logging.getLogger(name).setLevel(logging.WARNING)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        serve(Settings.load())
+        if arguments.health:
+            print(Inference(Settings.load()).request("GET", "/health").body.decode())
+        else:
+            serve(Settings.load())
     except FeatureIndexError as error:
         print(error, file=sys.stderr)
         return 1
@@ -77,11 +85,11 @@ def serve(settings: Settings) -> None:
         ending.callback(documents.close)
         whole = Saving(SearchIndex(connection, settings.serve_index), version, settings, create=True)
         ending.callback(whole.close)
-        service = Service(features, documents, whole, settings)
-        ending.callback(service.close)
+        places = Places(settings.serve_requests, settings.serve_timeout)
+        ending.callback(places.close)
         listening = ending.enter_context(_listening(path))
         config = uvicorn.Config(
-            create_app(service),
+            create_app(Service(features, documents, whole, places, settings)),
             log_level="warning",
             access_log=False,
             lifespan="off",
@@ -102,8 +110,8 @@ def _held(path: Path) -> Iterator[None]:
     """
     if len(os.fsencode(path)) > _LONGEST_PATH:
         raise ConfigurationError(
-            f"{path} is too long for a socket: {_LONGEST_PATH} bytes are the most. Set FEATURES_SERVE_SOCKET to "
-            "a shorter one, for Airflow's API server too."
+            f"{path} is too long for a socket: {_LONGEST_PATH} bytes are the most. Set "
+            "FEATURES_SERVE_SOCKET to a shorter one, for Airflow's API server too."
         )
     path.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(path.with_name(f"{path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
