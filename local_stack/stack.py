@@ -65,7 +65,7 @@ class Stack:
         Args:
             images: a folder with items.csv; None renders the pictures.
             say: takes a line about what goes on.
-            stays: the servers are to outlive this process, until `stop`; the inference process is one of them.
+            stays: the servers are to outlive this process, until `stop`, and to serve the HTTP API.
             airflow_port: None takes any free one.
             airflow_settings: variables for this Airflow alone.
 

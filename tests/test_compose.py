@@ -318,7 +318,7 @@ def test_every_command_exists(airflow_says: dict[str, Any]) -> None:
     assert airflow_says["refused"] == {}
     others = {name: s["command"] for name, s in OURS.items() if s["command"][0] != "airflow"}
     assert others.pop("init") == ["docker/init.sh"]
-    assert others == dict.fromkeys(INFERENCE, ["python", "-m", "tasks.serve"])
+    assert others == {name: ["python", "-m", "tasks.serve"] for name in INFERENCE}
     assert os.access(REPOSITORY / "docker" / "init.sh", os.X_OK)
     commands = {service["command"][1] for service in OURS.values() if service["command"][0] == "airflow"}
     assert commands == {"api-server", "scheduler", "dag-processor", "triggerer", "celery"}
