@@ -4,7 +4,6 @@ import hashlib
 import os
 import re
 import signal
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -16,15 +15,14 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from local_stack import airflow, image_server
+from local_stack import airflow, image_server, inference
 from local_stack.airflow import Airflow
 from local_stack.elasticsearch import Elasticsearch, data_folder, server_url_from_environment
-from local_stack.process import Server, free_port, port_from_environment, require_free, stop_group
+from local_stack.process import free_port, port_from_environment, require_free, stop_group
 from local_stack.shop import Shop
 from tasks import files
 from tasks.connections import CATALOG, SEARCH, Connection
 from tasks.errors import ConfigurationError
-from tasks.inference import Inference, InferenceError
 from tasks.search import client
 from tasks.settings import REPOSITORY, Settings
 
@@ -33,9 +31,6 @@ if TYPE_CHECKING:
 
 CATALOG_VARIABLE = f"AIRFLOW_CONN_{CATALOG.upper()}"
 SEARCH_VARIABLE = f"AIRFLOW_CONN_{SEARCH.upper()}"
-
-_INFERENCE_SECONDS = 120
-"""To import TensorFlow and load the model, while Airflow starts beside it."""
 
 
 @dataclass
@@ -106,7 +101,8 @@ class Stack:
                     port=airflow_port,
                 )
                 if stays:
-                    _start_inference(folder, settings, record)
+                    serving = inference.start(settings, folder / "inference.log")
+                    record.add("inference", serving.process.pid)
                 if shop is not None and (written := shop.write_documents(search, settings.index)):
                     say(f"The shop's core server wrote {written} documents to {settings.index}.")
                 return cls(folder, shop, settings, search, running.result())
@@ -159,22 +155,6 @@ def _shop(folder: Path, images: Path | None, record: "_Record", say: Callable[[s
     server = image_server.start(shop.image_root, shop.image_port, folder / "image_server.log")
     record.add("image server", server.process.pid)
     return shop
-
-
-def _start_inference(folder: Path, settings: Settings, record: "_Record") -> None:
-    """Start the process behind the HTTP API, and return once it answers."""
-    server = Server.start(
-        "python -m tasks.serve", [sys.executable, "-P", "-m", "tasks.serve"], folder / "inference.log"
-    )
-    record.add("inference", server.process.pid)
-    inference = Inference(settings)
-
-    def answers() -> bool:
-        with suppress(InferenceError):
-            return inference.request("GET", "/health").http_status == 200
-        return False
-
-    server.wait_until(answers, _INFERENCE_SECONDS)
 
 
 def _search_url(folder: Path, record: "_Record", say: Callable[[str], None]) -> str:

@@ -9,13 +9,14 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.answers import CODES, MEANINGS, VERSION_HEADER, InferenceError, refused
 from tasks.errors import ConfigurationError, FeatureIndexError, ServiceUnavailableError
 from tasks.features import Feature, Features
 from tasks.places import Places
 from tasks.saving import Saving
+from tasks.search import can_be_id
 from tasks.settings import Settings
 from tasks.statuses import Status
 
@@ -29,13 +30,23 @@ Given = TypeVar("Given", bound=BaseModel)
 router = APIRouter()
 
 
+def _an_id(text: str) -> str:
+    if not can_be_id(text):
+        raise ValueError("it cannot be a document's id, which has 1 to 512 bytes")
+    return text
+
+
 class SaveImagenetFeature(BaseModel):
     """Whose feature to add, and the picture to compute it from."""
 
     # Ids are text: a number would have lost its leading zeros.
     model_config = ConfigDict(strict=True)
 
-    item_id: Annotated[str, Field(examples=["4816000185"], description="the document's id, a string")]
+    item_id: Annotated[
+        str,
+        AfterValidator(_an_id),
+        Field(examples=["4816000185"], description="the document's id, a string"),
+    ]
     img_url: Annotated[str, Field(examples=["https://img.example.org/4816000185.jpg"])]
 
 

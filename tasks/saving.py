@@ -9,7 +9,7 @@ from tasks.answers import refused
 from tasks.batches import Batches
 from tasks.errors import FeatureIndexError
 from tasks.features import Feature
-from tasks.search import SearchIndex, can_be_id
+from tasks.search import SearchIndex
 from tasks.settings import Settings
 from tasks.statuses import Status
 from tasks.writing import Outcome, Ready, Writer
@@ -43,8 +43,6 @@ class Saving:
             ServiceUnavailableError: Elasticsearch does not answer.
             ConfigurationError: Elasticsearch or the index refuses us.
         """
-        if not can_be_id(row["item_id"]):
-            raise refused(Status.REJECTED, "the item id cannot be a document's id")
         status, reason = self._pages(Ready(row, feature.image, feature.vector, at))
         if status is not Status.INDEXED:
             raise refused(status, reason or status.meaning)

@@ -562,7 +562,7 @@ def test_open_queues_ask_a_host_again_when_its_time_is_over(monkeypatch: pytest.
 
     class Clock(datetime):
         @classmethod
-        def now(cls, tz: Any = None) -> datetime:
+        def now(cls, tz: Any = None) -> datetime:  # noqa: ARG003
             return later
 
     monkeypatch.setattr(hosts, "datetime", Clock)
