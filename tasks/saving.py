@@ -33,7 +33,7 @@ class Saving:
         self._create = create
         self._writer: Writer | None = None
         self._checked_at = 0.0
-        self._pages = Batches(self._write, most=settings.bulk_size)
+        self._pages = Batches(self._write, sizes=range(1, settings.bulk_size + 1))
 
     def save(self, row: dict[str, Any], feature: Feature, at: datetime) -> None:
         """Write the feature that a request of that time asked for; return once the index has it.
