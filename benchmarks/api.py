@@ -1,7 +1,7 @@
 """The HTTP API under load: 32 clients for a minute, through Airflow's log-in, with local pictures.
 
 Each client asks for the feature of one item after another to be saved (saveImagenetFeature): each picture is
-fetched, decoded and computed, its feature written, and the document read again. Beside them Airflow's own
+fetched, decoded and computed, its document read and its feature written. Beside them Airflow's own
 health is asked for, and the memory of the inference process is read. Before and after, the model alone
 computes ready tensors. CPU seconds are those of our own processes: the inference process with its decoders,
 and Airflow's API server.
