@@ -108,14 +108,15 @@ def test_items_are_found_and_lead_to_what_is_similar(site: Site, goods: Any) -> 
 
     expected = nearest(goods, goods["s07"], lambda n: n % 2 and n != 7)
     assert expected == [item_id for item_id in expected if int(item_id[1:]) % 2]
-    assert shown(page) == [item_id for item_id in expected]
+    assert shown(page) == expected
     assert "/feature-index/similar?item_id=s09&category_id=00000030" in Read.of(page).hrefs
     cosine = np.dot(goods["s07"], goods[expected[0]])
     cosine /= np.linalg.norm(goods["s07"]) * np.linalg.norm(goods[expected[0]])
     assert f"cosine {cosine:.3f}" in page
 
 
-def test_every_picture_has_a_name_a_size_and_no_referrer(site: Site, goods: Any) -> None:
+@pytest.mark.usefixtures("goods")
+def test_every_picture_has_a_name_a_size_and_no_referrer(site: Site) -> None:
     page = site.ask("GET", "/similar?item_id=s07").text
     images = re.findall(r"<img [^>]*>", page)
     assert len(images) == 13
@@ -149,7 +150,8 @@ def test_exact_search_stands_beside_and_says_how_far_both_agree(site: Site, good
     assert "only here" not in page
 
 
-def test_exact_search_says_why_it_is_absent(site: Site, goods: Any) -> None:
+@pytest.mark.usefixtures("goods")
+def test_exact_search_says_why_it_is_absent(site: Site) -> None:
     for asked in ("", "&compare=true"):
         page = site.ask("GET", f"/similar?item_id=s07{asked}").text
         assert "Among 27 other items" in page
@@ -162,7 +164,8 @@ def test_exact_search_says_why_it_is_absent(site: Site, goods: Any) -> None:
     assert "choose a smaller category" not in page
 
 
-def test_an_item_without_the_current_feature_leads_to_its_backfill(site: Site, goods: Any) -> None:
+@pytest.mark.usefixtures("goods")
+def test_an_item_without_the_current_feature_leads_to_its_backfill(site: Site) -> None:
     page = site.ask("GET", "/similar?item_id=s25").text
     assert "no feature of the current version" in page
     assert "<code>another</code>" in page
@@ -173,7 +176,8 @@ def test_an_item_without_the_current_feature_leads_to_its_backfill(site: Site, g
     assert site.ask("GET", "/similar?item_id=none").status_code == 404
 
 
-def test_strangers_names_and_urls_stay_text(site: Site, goods: Any) -> None:
+@pytest.mark.usefixtures("goods")
+def test_strangers_names_and_urls_stay_text(site: Site) -> None:
     for path in ("/similar?item_id=s00", "/similar?item_id=s01&compare=true", "/similar?q=s00"):
         page = site.ask("GET", path).text
         assert "javascript:" not in page
@@ -247,14 +251,16 @@ def test_why_a_picture_has_no_feature_is_said_on_the_page(site: Site, inference:
     assert "not_a_picture: no picture&#39;s beginning" in answer.text
 
 
-def test_without_the_inference_process_the_page_says_what_to_start(site: Site, goods: Any) -> None:
+@pytest.mark.usefixtures("goods")
+def test_without_the_inference_process_the_page_says_what_to_start(site: Site) -> None:
     answer = upload(site, GIF)
     assert answer.status_code == 503
     assert "python -m tasks.serve" in answer.text
     assert site.ask("GET", "/similar?item_id=s07").status_code == 200
 
 
-def test_a_photo_that_is_too_large_is_refused_before_it_is_kept(site: Site, inference: Any) -> None:
+@pytest.mark.usefixtures("inference")
+def test_a_photo_that_is_too_large_is_refused_before_it_is_kept(site: Site) -> None:
     most = site.settings.max_image_bytes
     answer = upload(site, b"x" * (most + 2_000_000))
     assert answer.status_code == 413
