@@ -8,6 +8,7 @@ from pathlib import Path
 
 from benchmarks import (
     airflow_cost,
+    api,
     download,
     failing_items,
     index_types,
@@ -45,6 +46,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "download": lambda arguments: download.measure(arguments.photos, arguments.rounds),
     "indexing": lambda arguments: indexing.measure(arguments.photos, arguments.rounds),
     "planning": lambda arguments: planning.measure(arguments.photos, arguments.rounds),
+    "api": lambda arguments: api.measure(arguments.photos),
     "airflow_cost": lambda arguments: airflow_cost.measure(arguments.photos, arguments.rounds),
     "memory": lambda arguments: memory.measure(arguments.photos),
     "precision": lambda arguments: precision.measure(arguments.photos),

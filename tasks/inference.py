@@ -1,4 +1,4 @@
-"""Asks the inference process, `python -m tasks.serve`, over its Unix socket: for what imports no TensorFlow."""
+"""Asks the inference process, `python -m tasks.serve`, over its socket: for what imports no TensorFlow."""
 
 import http.client
 import json
@@ -11,26 +11,15 @@ from urllib.parse import urlencode
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.errors import FeatureIndexError
+from tasks.answers import VERSION_HEADER, InferenceError, refused
 from tasks.model import DIMENSIONS, feature_version
 from tasks.settings import Settings
+from tasks.statuses import Status
 
-VERSION_HEADER = "X-Feature-Version"
-"""Of which version a feature is that an answer holds."""
+__all__ = ["Answer", "Inference", "InferenceError"]
 
 _SLACK = 5.0
 """Seconds longer than the process takes at most, so that its own answer to a slow request arrives."""
-
-
-class InferenceError(FeatureIndexError):
-    """There is no feature, and why."""
-
-    def __init__(self, http_status: int, status: str, message: str) -> None:
-        super().__init__(message)
-        self.http_status = http_status
-        self.status = status
-        """One of tasks/statuses.py, or what is wrong with the request or the process, in one word."""
-        self.message = message
 
 
 @dataclass(frozen=True)
@@ -51,6 +40,11 @@ class Inference:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
 
+    @property
+    def longest(self) -> float:
+        """Seconds that a request takes at most."""
+        return self._settings.serve_timeout + _SLACK
+
     def feature_of_url(self, url: str) -> NDArray[np.float32]:
         """The feature [2048] of the picture at a URL, fetched as the DAGs would.
 
@@ -65,26 +59,32 @@ class Inference:
         Raises:
             InferenceError: there is none; its status says why.
         """
+        if len(content) > self._settings.max_image_bytes:
+            raise refused(
+                Status.TOO_LARGE, f"{len(content)} bytes, more than {self._settings.max_image_bytes}"
+            )
         return self._feature("POST", "/feature", content)
 
     def request(
         self, method: str, path: str, body: bytes = b"", content_type: str = "application/octet-stream"
     ) -> Answer:
         """Pass a request on as it is; `path` with its query."""
-        path_of_socket = self._settings.data_dir / self._settings.serve_socket
-        connection = _Connection(path_of_socket, self._settings.serve_timeout + _SLACK)
+        socket_path = self._settings.data_dir / self._settings.serve_socket
+        connection = _Connection(socket_path, self.longest)
         try:
             connection.request(method, path, body or None, {"Content-Type": content_type} if body else {})
             response = connection.getresponse()
             return Answer(response.status, response.read(), {k.lower(): v for k, v in response.getheaders()})
         except (FileNotFoundError, ConnectionRefusedError):
-            raise _unavailable(
-                f"The inference process is not running: nothing listens at {path_of_socket}. Start it with "
-                "`python -m tasks.serve`, or with `make up`."
+            raise refused(
+                "unavailable",
+                f"The inference process is not running: nothing listens at {socket_path}. Start it with "
+                "`python -m tasks.serve`, or with `make up`.",
             ) from None
         except (OSError, http.client.HTTPException) as error:
-            raise _unavailable(
-                f"The inference process at {path_of_socket} did not answer: {str(error) or type(error).__name__}."
+            raise refused(
+                "unavailable",
+                f"The inference process at {socket_path} did not answer: {error or type(error).__name__}.",
             ) from None
         finally:
             connection.close()
@@ -99,13 +99,16 @@ class Inference:
             feature = np.array(found["imagenet_feature"], np.float32)
             version = answer.headers[VERSION_HEADER.lower()]
         except (ValueError, KeyError, TypeError):
-            raise _unavailable("The inference process gave an answer that cannot be read.") from None
+            raise refused(
+                "unavailable", "The inference process gave an answer that cannot be read."
+            ) from None
         if feature.shape != (DIMENSIONS,):
-            raise _unavailable(f"The inference process gave a feature of shape {feature.shape}.")
+            raise refused("unavailable", f"The inference process gave a feature of shape {feature.shape}.")
         if version != (wanted := feature_version(self._settings)):
-            raise _unavailable(
+            raise refused(
+                "unavailable",
                 f"The inference process computes features of {version}, and the model here is {wanted}. "
-                "Start it anew."
+                "Start it anew.",
             )
         return feature
 
@@ -122,7 +125,3 @@ class _Connection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self.sock.settimeout(self.timeout)
         self.sock.connect(str(self._path))
-
-
-def _unavailable(message: str) -> InferenceError:
-    return InferenceError(503, "unavailable", message)

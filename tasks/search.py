@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from tasks.connections import Connection
 from tasks.errors import ConfigurationError, ServiceUnavailableError
+from tasks.settings import Settings
 
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
@@ -47,6 +48,8 @@ DOCUMENT_FIELDS: dict[str, dict[str, Any]] = {
 }
 """The core server's fields, for an index that we create."""
 
+_LONGEST_ID = 512
+"""Bytes; Elasticsearch's own limit."""
 _OLDEST_SERVER = (9, 3)
 _BULK_RETRIES = 5
 _BULK_BYTES = 20_000_000
@@ -200,6 +203,21 @@ class SearchIndex:
             answer = self._search(size=0, aggs={"versions": {"terms": {"field": VERSION, "size": 100}}})
             buckets = answer["aggregations"]["versions"]["buckets"]
             return {bucket["key"]: bucket["doc_count"] for bucket in buckets}
+
+    def refuse_second_version(self, version: str, settings: Settings) -> None:
+        """Refuse to add features of `version` beside those of another, unless `settings.mix_versions`.
+
+        Raises:
+            ConfigurationError: naming the versions that are there.
+        """
+        others = {other: count for other, count in self.versions().items() if other != version}
+        if others and not settings.mix_versions:
+            held = ", ".join(f"{other} ({count} documents)" for other, count in others.items())
+            raise ConfigurationError(
+                f"The index {self.name} holds features of {held}, and this would add {version}. "
+                "Features of two versions cannot be compared. Install the model they were made with, take "
+                "another index, or set FEATURES_MIX_VERSIONS=true if searches filter on the version."
+            )
 
     def coverage(self, version: str) -> Coverage:
         """Count documents with a feature of `version`, by category, in two requests and without a scan.
@@ -546,6 +564,11 @@ class SearchIndex:
                 f"Elasticsearch at {self._url} does not answer: {str(error.message)[:_LONGEST_REASON]}. "
                 "Check that it runs and that the connection shop_search (or ELASTICSEARCH_URL) is right."
             ) from None
+
+
+def can_be_id(item_id: str) -> bool:
+    """Whether a document can have this id."""
+    return 0 < len(item_id.encode()) <= _LONGEST_ID
 
 
 def address(connection: Connection) -> str:

@@ -33,6 +33,20 @@ def start(dag_id: str) -> list[Any]:
     ]
 
 
+def _not_from_another_site(request: Request) -> None:
+    # A browser adds the cookie to whatever a page sends; the header, only what knows the token.
+    if "authorization" not in request.headers and not _same_origin(request):
+        raise HTTPException(403, "This request came from another site, so nothing was done.")
+
+
+CALL = [
+    Depends(get_user),
+    Depends(requires_access_dag("POST", DagAccessEntity.RUN, param_dag_id=BACKFILL)),
+    Depends(_not_from_another_site),
+]
+"""What a route depends on that writes features at a program's request: the right to have them written."""
+
+
 def form_token(user: BaseUser) -> str:
     """What a form has to carry, of use to this user alone and for twelve hours."""
     return _signer().dumps(user.get_id())
