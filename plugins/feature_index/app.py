@@ -25,6 +25,15 @@ from tasks.search import Category
 from tasks.settings import Settings
 from tasks.statuses import Status
 
+_TASKS = {
+    "plan": "plan",
+    "download": "features.download/mapped",
+    "extract": "features.extract/mapped",
+    "index": "features.index/mapped",
+    "summarise": "summarise",
+}
+"""Where Airflow shows the tasks of a run, by what we call them."""
+
 _NIGHTS = 14
 _RUNS = 50
 
@@ -109,6 +118,7 @@ def run(request: Request, user: GetUserDep, dag_id: str, run_id: str) -> Respons
         user,
         dag_id=dag_id,
         run_id=run_id,
+        tasks=_TASKS,
         **_report(dag_id, run_id),
     )
 

@@ -58,10 +58,10 @@ def page(
         nonce=nonce,
         token=form_token(user) if user else "",
     )
-    # The style stands in the page: in a sandboxed frame the browser would ask for a file without log-in.
+    # Style and script stand in the page: in a sandboxed frame a browser asks for files without log-in.
     policy = (
-        f"default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self'; base-uri 'none'; "
-        "frame-ancestors 'self'"
+        f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'self'"
     )
     if image_hosts is not None:
         policy += f"; img-src data: {' '.join(_image_sources(image_hosts))}"

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 import requests
@@ -25,9 +25,9 @@ from tasks.errors import RunFailedError
 from tasks.ledger import Ledger, Outcome
 from tasks.runs import Plan, Request
 from tasks.search import FEATURE, URL, VERSION, SearchIndex
-from tasks.settings import REPOSITORY, Settings
+from tasks.settings import Settings
 from tasks.statuses import Status
-from tests.shop_fixtures import NOON, search_connection, some_vector
+from tests.shop_fixtures import NOON, remember_model, search_connection, some_vector
 
 NIGHTLY, BACKFILL, RETRY = "nightly_feature_index", "category_backfill", "retry_failed_images"
 HOSTILE = '<script>alert(1)</script>"onload='
@@ -63,15 +63,15 @@ print("ANSWER" + json.dumps(answer))
 """
 
 
-# The same Airflow as it is served under a path.
+# The same Airflow as it is served under a path: each request's status, where it leads, and its text.
 ASK_UNDER_A_PATH = """
-import os, sys
+import json, sys
 from fastapi.testclient import TestClient
 from airflow.api_fastapi.app import create_app
-client = TestClient(create_app("core"), cookies={"_token": sys.argv[1]})
-answer = client.get(sys.argv[2])
-assert answer.status_code == 200, answer.text
-print("ANSWER" + answer.text)
+token, *requests = sys.argv[1:]
+client = TestClient(create_app("core"), cookies={"_token": token}, follow_redirects=False)
+answers = [client.request(**json.loads(request)) for request in requests]
+print("ANSWER" + json.dumps([[a.status_code, a.headers.get("location"), a.text] for a in answers]))
 """
 
 
@@ -105,6 +105,8 @@ class Read(HTMLParser):
         self.values: dict[str, str] = {}
         self.tags: set[str] = set()
         self.hrefs: set[str] = set()
+        self.actions: set[str] = set()
+        self.scripts: list[dict[str, str | None]] = []
 
     @classmethod
     def of(cls, page: str) -> "Read":
@@ -117,8 +119,12 @@ class Read(HTMLParser):
         """Note it."""
         self.tags.add(tag)
         given = dict(attrs)
+        if tag == "script":
+            self.scripts.append(given)
         if tag == "input" and given.get("name"):
             self.values[given["name"] or ""] = given.get("value") or ""
+        if given.get("action"):
+            self.actions.add(given["action"] or "")
         if given.get("href"):
             self.hrefs.add(given["href"] or "")
 
@@ -162,9 +168,7 @@ def site(
     tmp_path_factory: pytest.TempPathFactory, elasticsearch_url: str, search_client: Any
 ) -> Iterator[Site]:
     folder = tmp_path_factory.mktemp("pages")
-    digests = REPOSITORY / "var" / "weight_digests"
-    if digests.is_dir():  # else the weights are read anew, which takes ten seconds
-        shutil.copytree(digests, folder / "var" / "weight_digests")
+    remember_model(folder / "var")
     index = f"test-{uuid.uuid4().hex}"
     settings = Settings(data_dir=folder / "var", index=index)
     environment = {
@@ -295,9 +299,12 @@ def test_pages_keep_to_themselves_and_strangers_text_stays_text(site: Site) -> N
         answer = site.ask("GET", path)
         assert answer.status_code == 200, answer.text
         read = Read.of(answer.text)
-        assert "script" not in read.tags
         assert not [href for href in read.hrefs if href.startswith("javascript")]
         policy = answer.headers["Content-Security-Policy"]
+        # Ours alone, which no stranger's text can pretend to be: the nonce is new in each answer.
+        assert [set(script) for script in read.scripts] == [{"nonce"}]
+        assert f"script-src 'nonce-{read.scripts[0]['nonce']}'" in policy
+        assert read.scripts[0]["nonce"] not in site.ask("GET", path).text
         assert "default-src 'none'" in policy
         assert "frame-ancestors 'self'" in policy
         assert "unsafe" not in policy
@@ -351,7 +358,11 @@ def test_a_report_shows_its_counts_and_bottleneck(site: Site) -> None:
     extract = text[text.index('<th scope="row">extract') :]
     assert "Bottleneck." in extract[: extract.index("</tr>")]
     assert text.count("Bottleneck.") == 1
-    assert f"/dags/{address.removeprefix('/runs/').replace('/', '/runs/')}" in links(site, address)
+    run = f"/dags/{address.removeprefix('/runs/').replace('/', '/runs/')}"
+    tasks = site.airflow._call("GET", f"/api/v2/dags/{NIGHTLY}/tasks")["tasks"]
+    expected = {f"{run}/tasks/{t['task_id']}{'/mapped' * bool(t['is_mapped'])}" for t in tasks}
+    assert len(expected) == 5
+    assert {href for href in links(site, address) if href.startswith("/dags/")} == {run} | expected
 
 
 def links(site: Site, path: str) -> set[str]:
@@ -407,31 +418,61 @@ def test_no_name_leads_out_of_the_data_dir(site: Site, path: str) -> None:
     assert "found" not in answer.text.lower().replace("not found", "")
 
 
-def test_links_hold_under_a_path(site: Site) -> None:
+def test_every_task_of_ours_leads_to_its_runs_report_whatever_its_state(site: Site) -> None:
+    for dag_id, conf in ((BACKFILL, {"category_ids": ["00000020"]}), ("housekeeping", {})):
+        run_id = site.airflow.trigger(dag_id, conf=conf)
+        run = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances"
+        tasks = site.airflow._call("GET", run)["task_instances"]
+        assert tasks
+        for task in tasks:
+            given = site.airflow._call(
+                "GET", f"{run}/{task['task_id']}/links", params={"map_index": task["map_index"]}
+            )
+            link = f"/dags/{dag_id}/runs/{quote(run_id, safe='')}/plugin/feature-report"
+            assert given["extra_links"] == {"Feature report": link if dag_id == BACKFILL else None}
+
+
+def test_links_forms_and_redirects_hold_under_a_path(site: Site) -> None:
     write_report(site.settings, BACKFILL, "under a path")
-    asked = subprocess.run(
-        [
-            sys.executable,
-            *("-c", ASK_UNDER_A_PATH, site.answer["tokens"]["admin"]),
-            f"/shop/airflow/feature-index/runs/{BACKFILL}/under%20a%20path",
-        ],
-        env=os.environ
-        | site.airflow.environment
-        | {"AIRFLOW__API__BASE_URL": "http://x.example/shop/airflow"},
+    run_id = site.airflow.trigger(BACKFILL, conf={"category_ids": ["00000020"]})
+    root = "/shop/airflow"
+    report = f"/runs/{BACKFILL}/under%20a%20path"
+    pages = ("/", "/runs", "/failures", "/backfill?category_id=00000020", report)
+    asked = [{"method": "GET", "url": f"{root}/feature-index{page}"} for page in pages]
+    form = {"token": site.form_token(), "category_id": "00000020"}
+    asked.append({"method": "POST", "url": f"{root}/feature-index/backfill", "data": form})
+    instance = f"{root}/api/v2/dags/{BACKFILL}/dagRuns/{quote(run_id)}/taskInstances/plan"
+    asked.append({"method": "GET", "url": f"{instance}/links"})
+    program = [sys.executable, "-c", ASK_UNDER_A_PATH, site.answer["tokens"]["admin"]]
+    answered = subprocess.run(
+        [*program, *map(json.dumps, asked)],
+        env=os.environ | site.airflow.environment | {"AIRFLOW__API__BASE_URL": f"http://x.example{root}"},
         cwd=site.airflow.home,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert asked.returncode == 0, asked.stderr
-    read = Read.of(asked.stdout.partition("ANSWER")[2])
-    assert read.hrefs >= {
-        "/shop/airflow/feature-index/",
-        "/shop/airflow/feature-index/runs",
-        "/shop/airflow/feature-index/failures",
-        f"/shop/airflow/dags/{BACKFILL}/runs/under%20a%20path",
+    assert answered.returncode == 0, answered.stderr
+    *shown, started, links = json.loads(answered.stdout.partition("ANSWER")[2])
+
+    read = [Read.of(text) for _, _, text in shown]
+    assert [status for status, *_ in shown] == [200] * len(pages)
+    assert {action for page in read for action in page.actions} == {
+        f"{root}/feature-index/{name}" for name in ("backfill", "failures", "runs")
     }
-    assert all(href.startswith(("/shop/airflow/", "#")) for href in read.hrefs)
+    hrefs = {href for page in read for href in page.hrefs}
+    assert all(href.startswith((f"{root}/", "#")) for href in hrefs)
+    assert hrefs >= {
+        f"{root}/feature-index/",
+        f"{root}/feature-index/runs",
+        f"{root}/feature-index/failures",
+        f"{root}/feature-index/backfill?category_id=00000020",
+        f"{root}/dags/{BACKFILL}/runs/under%20a%20path",
+    }
+    assert started[0] == 303
+    assert started[1].startswith(f"{root}/feature-index/runs/{BACKFILL}/manual__")
+    report = f"{root}/dags/{BACKFILL}/runs/{quote(run_id, safe='')}/plugin/feature-report"
+    assert json.loads(links[2])["extra_links"] == {"Feature report": report}
 
 
 # Failures ---------------------------------------------------------------------------------------
@@ -495,7 +536,7 @@ def test_failures_say_why_and_when_and_what_is_given_up(site: Site, book: sqlite
     assert str(next_at)[:16] in row
     assert "gone" in row
     read = Read.of(page)
-    assert "script" not in read.tags
+    assert len(read.scripts) == 1
     assert not [href for href in read.hrefs if href.startswith("javascript")]
 
 
