@@ -23,7 +23,6 @@ _TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
 )
 
-
 PHOTO_TYPES = frozenset(f"image/{name}" for name in ("jpeg", "png", "webp", "gif", "bmp", "avif"))
 """Of photos that a page may show as part of itself."""
 
