@@ -178,7 +178,8 @@ def test_an_item_without_the_current_feature_leads_to_its_backfill(site: Site) -
 
 @pytest.mark.usefixtures("goods")
 def test_strangers_names_and_urls_stay_text(site: Site) -> None:
-    for path in ("/similar?item_id=s00", "/similar?item_id=s01&compare=true", "/similar?q=s00"):
+    beside = "/similar?item_id=s02&category_id=00000040&compare=true"  # all of the category's others
+    for path in ("/similar?item_id=s00", beside, "/similar?q=s00"):
         page = site.ask("GET", path).text
         assert "javascript:" not in page
         assert HOSTILE not in page
