@@ -217,7 +217,8 @@ def test_an_uploaded_photo_finds_its_neighbours_and_is_shown_again(
 
     # The form below it asks again without the photo, and without the inference process.
     inference.clear()
-    values = Read.of(answer.text[answer.text.index('id="found"') :]).values
+    form = answer.text.partition('id="found"')[2].partition("</form>")[0]
+    values = Read.of(form).values
     body = values | {"category_id": "00000040", "compare": "true"}
     again = site.ask("POST", "/similar", "viewer", data=body)
     assert again.status_code == 200
