@@ -8,12 +8,14 @@ from pathlib import Path
 
 from benchmarks import (
     airflow_cost,
+    api,
     download,
     failing_items,
     index_types,
     indexing,
     memory,
     model_speed,
+    pages,
     pipeline,
     planning,
     precision,
@@ -44,11 +46,13 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "download": lambda arguments: download.measure(arguments.photos, arguments.rounds),
     "indexing": lambda arguments: indexing.measure(arguments.photos, arguments.rounds),
     "planning": lambda arguments: planning.measure(arguments.photos, arguments.rounds),
+    "api": lambda arguments: api.measure(arguments.photos),
     "airflow_cost": lambda arguments: airflow_cost.measure(arguments.photos, arguments.rounds),
     "memory": lambda arguments: memory.measure(arguments.photos),
     "precision": lambda arguments: precision.measure(arguments.photos),
     "retrieval": _retrieval,
     "index_types": _index_types,
+    "pages": lambda arguments: pages.measure(arguments.rounds),
     "failing_items": lambda arguments: failing_items.measure(arguments.photos),
 }
 

@@ -23,3 +23,9 @@ def elasticsearch_seconds(search: Elasticsearch) -> float:
     """Of the Elasticsearch that a client talks to, since its start."""
     nodes = search.nodes.stats(metric="process")["nodes"].values()
     return sum(node["process"]["cpu"]["total_in_millis"] for node in nodes) / 1000
+
+
+def family_seconds(pid: int) -> float:
+    """Of a process that runs, and of those below it that run."""
+    family = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
+    return sum(process_seconds(process.pid) for process in family)

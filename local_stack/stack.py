@@ -1,4 +1,4 @@
-"""Starts and stops the whole shop: catalogue, pictures, image server, Elasticsearch and Airflow."""
+"""Starts and stops the whole shop: catalogue, pictures, image server, Elasticsearch, Airflow, inference."""
 
 import hashlib
 import os
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 import psutil
 
-from local_stack import airflow, image_server
+from local_stack import airflow, image_server, inference
 from local_stack.airflow import Airflow
 from local_stack.elasticsearch import Elasticsearch, data_folder, server_url_from_environment
 from local_stack.process import free_port, port_from_environment, require_free, stop_group
@@ -61,7 +61,7 @@ class Stack:
         Args:
             images: a folder with items.csv; None renders the pictures.
             say: takes a line about what goes on.
-            stays: the servers are to outlive this process, until `stop`.
+            stays: the servers are to outlive this process, until `stop`, and to serve the HTTP API.
             folder: the shop's state; None takes its place in var/.
             airflow_port: None takes any free one.
             airflow_settings: variables for this Airflow alone.
@@ -102,6 +102,9 @@ class Stack:
                     shop_env=defaults | dict(airflow_settings or {}),
                     port=airflow_port,
                 )
+                if stays:
+                    serving = inference.start(settings, folder / "inference.log")
+                    record.add("inference", serving.process.pid)
                 if shop is not None and (written := shop.write_documents(search, settings.index)):
                     say(f"The shop's core server wrote {written} documents to {settings.index}.")
                 return cls(folder, shop, settings, search, running.result())

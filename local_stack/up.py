@@ -58,6 +58,7 @@ Airflow        {airflow.url}
   log in as    {airflow.username}
   password     {airflow.password}
 Elasticsearch  {address(search)}
+API            {airflow.url}/feature-index/api
 Reports        {airflow.environment["FEATURES_DATA_DIR"]}/<dag>/<run>/report.json
 
 Press Trigger on {BACKFILL} to see its form. `bin/airflow` talks to this Airflow; `make down` ends it all."""

@@ -185,7 +185,7 @@ class Decoders:
         pictures = [picture for picture, _ in decoder.work]
         if not decoder.ready:
             self._failed_starts += 1
-            if self._failed_starts == _STARTS:
+            if self._failed_starts >= _STARTS:
                 raise ServiceUnavailableError(
                     f"{_STARTS} decoder processes in a row were lost before they were ready; the last one "
                     f"{reason}. What they wrote stands before this in the log; if there is nothing, see that "

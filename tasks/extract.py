@@ -25,7 +25,7 @@ from tasks import packs
 from tasks.decoders import Decoded, Decoders, Tensor
 from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.machine import cores
-from tasks.model import Model, load
+from tasks.model import Model, load, unusable
 from tasks.picture import SIDE, BadPictureError
 from tasks.progress import Progress, silent
 from tasks.runs import Chunk
@@ -184,10 +184,8 @@ def _batches(
 
 def _computed(hashes: list[str], features: Future[Tensor]) -> Iterator[Row]:
     for sha256, feature in zip(hashes, features.result(), strict=True):
-        if not np.isfinite(feature).all():
-            yield {"sha256": sha256, "status": Status.VECTOR_REFUSED, "reason": "the feature is not finite"}
-        elif not feature.any():
-            yield {"sha256": sha256, "status": Status.VECTOR_REFUSED, "reason": "the feature is all zeros"}
+        if reason := unusable(feature):
+            yield {"sha256": sha256, "status": Status.VECTOR_REFUSED, "reason": reason}
         else:
             yield {"sha256": sha256, "feature": feature}
 

@@ -26,6 +26,8 @@ _HANDFUL = 5
 _FIRST_PAUSE = 0.25
 _LONGEST_PAUSE = 5.0
 """Seconds between two requests to a host in doubt."""
+_MOST_HOSTS = 1_000
+"""Hosts that queues which stay open remember: strangers choose their names."""
 _LEFT_ALONE = 300.0
 _LONGEST_LEFT_ALONE = 6 * 3_600.0
 """Seconds that a host which was given up is left alone, and the most that any is, whatever it asked for."""
@@ -41,6 +43,11 @@ class LeftAlone:
     answer: Fetched
     until: datetime
 
+    @property
+    def over(self) -> bool:
+        """Whether it may be asked again."""
+        return datetime.now(UTC) >= self.until
+
     @classmethod
     def recalled(cls, folder: Path, host: str) -> "LeftAlone | None":
         """What an earlier chunk noted of the host; None where nothing holds now, or the note is damaged."""
@@ -48,7 +55,7 @@ class LeftAlone:
             note = files.read_json(_note(folder, host))
             answer = Fetched(status=Status(note["status"]), reason=str(note["reason"]))
             found = cls(answer, datetime.fromisoformat(note["until"]))
-            return found if datetime.now(UTC) < found.until else None
+            return None if found.over else found
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -109,6 +116,11 @@ class Host:
     alive_at: float = 0.0
     pause: float = 0.0
     left_alone: LeftAlone | None = None
+
+    @property
+    def idle(self) -> bool:
+        """Whether nothing of it waits or is on its way."""
+        return not (self.in_flight or self.fresh or self.later)
 
     @property
     def next_at(self) -> float:
@@ -190,11 +202,13 @@ class HostQueues:
     """Hands out URLs so that no host gets more at once, or more a second, than it should and bears.
 
     A thread never waits for one host while another has work. `left_alone` is the folder in which the
-    chunks of a plan tell each other which hosts to leave alone.
+    chunks of a plan tell each other which hosts to leave alone; None where there is nobody to tell. Queues
+    that stay open take URLs at any time, until they are closed.
     """
 
-    def __init__(self, settings: Settings, left_alone: Path) -> None:
+    def __init__(self, settings: Settings, left_alone: Path | None, *, stays_open: bool = False) -> None:
         self._settings = settings
+        self._open = stays_open
         self._gap = 1.0 / settings.requests_per_second_per_host
         self._left_alone = left_alone
         self._hosts: dict[str, Host] = {}
@@ -215,19 +229,22 @@ class HostQueues:
         """Queue a URL; where its host is being left alone, don't, but return the answer for it."""
         name = urlsplit(url).netloc.lower()
         with self._changed:
-            host = self._hosts.get(name) or self._met(name)
+            host = self._hosts.get(name)
+            if host is None or (host.left_alone is not None and host.left_alone.over):
+                host = self._met(name)
             if host.left_alone is not None:
                 return host.left_alone.answer
             host.urls += 1
             host.fresh.append(Job(url, host))
             self._unfinished += 1
             self._line_up(host)
+            self._wake_one()
             return None
 
     def take(self) -> Job | None:
         """The next URL, once its host may get it; None when all are done or the queues are closed."""
         with self._changed:
-            while self._unfinished > 0:
+            while self._unfinished > 0 or self._open:
                 now = time.monotonic()
                 job = self._next(now)
                 if job is not None:
@@ -251,24 +268,27 @@ class HostQueues:
             results = self._settled(job, fetched, now)
             self._unfinished -= len(results)
             self._line_up(host)
-            if self._unfinished > 0:
+            if self._unfinished > 0 or self._open:
                 self._wake_one()
             else:
                 self._changed.notify_all()
-        if news is not None:
+        if news is not None and self._left_alone is not None:
             news.keep(self._left_alone, host.name)
         return results
 
     def close(self) -> None:
         """Let every waiting thread go; nothing more is handed out."""
         with self._changed:
-            self._unfinished = 0
+            self._unfinished, self._open = 0, False
             self._changed.notify_all()
 
     def _met(self, name: str) -> Host:
+        if self._open and len(self._hosts) >= _MOST_HOSTS:
+            self._hosts = {known: host for known, host in self._hosts.items() if not host.idle}
         cap = self._settings.downloads_per_host
         host = Host(name, cap, self._settings.host_patience, limit=cap)
-        host.left_alone = LeftAlone.recalled(self._left_alone, name)
+        if self._left_alone is not None:
+            host.left_alone = LeftAlone.recalled(self._left_alone, name)
         self._hosts[name] = host
         return host
 

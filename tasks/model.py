@@ -159,6 +159,13 @@ def kept_graph(settings: Settings) -> Path:
     return kept_graphs(settings) / made_from.hexdigest()
 
 
+def unusable(feature: NDArray[np.float32]) -> str:
+    """Why a feature means nothing to cosine similarity; empty where it is fine."""
+    if not np.isfinite(feature).all():
+        return "the feature is not finite"
+    return "" if feature.any() else "the feature is all zeros"
+
+
 def quiet_tensorflow() -> Any:
     """Import TensorFlow without its start-up chatter, which would bury a task's own log."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -54,7 +54,7 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
     catalogue = Catalogue(services.catalog)
     exists = index.check()
     if exists:
-        _refuse_second_version(index, version, settings)
+        index.refuse_second_version(version, settings)
     notices = request.notices + tuple(
         f"Planning is slower than need be: the catalogue lacks an index ({statement})."
         for statement in catalogue.missing_indexes()
@@ -262,18 +262,6 @@ class _NotCurrent:
             if older and document.feature_url == failure.img_url:
                 current.remove(item_id)
         yield from (item for item in page.items if item.item_id not in current)
-
-
-def _refuse_second_version(index: SearchIndex, version: str, settings: Settings) -> None:
-    others = {other: count for other, count in index.versions().items() if other != version}
-    if others and not settings.mix_versions:
-        held = ", ".join(f"{other} ({count} documents)" for other, count in others.items())
-        raise ConfigurationError(
-            f"The index {settings.index} holds features of {held}, and this run would add {version}. "
-            "Features of two versions cannot be compared. Install the model they were made with, point "
-            "FEATURES_INDEX at another index, or set FEATURES_MIX_VERSIONS=true if searches filter on "
-            "the version."
-        )
 
 
 class _Label:

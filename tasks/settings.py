@@ -83,6 +83,20 @@ class Settings(BaseSettings):
     retry_first_hours: float = Field(default=1.0, gt=0, le=24)
     """Hours from the first failure to the first retry; each later wait is twice as long, up to a day."""
 
+    serve_socket: Path = Path("serve.sock")
+    """Where `python -m tasks.serve` listens, a Unix socket; a relative path is one in the data dir."""
+    serve_index: str = "tf_img_list"
+    """The index whose whole documents the HTTP API writes."""
+    serve_requests: int = Field(default=64, ge=1, le=1_000)
+    """Requests of the HTTP API under way at once; beyond it they are told to come again."""
+    serve_timeout: Seconds = 60.0
+    """Seconds for one request of the HTTP API as a whole."""
+    serve_memory: int = Field(default=4_000_000_000, ge=1_000_000_000)
+    """Bytes that the process behind the HTTP API may take for its data."""
+
+    exact_search_documents: int = Field(default=20_000, ge=0)
+    """Documents that the page of similar items compares with one by one, where it is asked to."""
+
     nightly_deadline_hours: float = Field(default=6.0, gt=0)
     """Hours after which a night that is not done is late, and people are told."""
     alert_mail_to: str = ""

@@ -106,6 +106,9 @@ OURS = {name: s for name, s in SERVICES.items() if s["image"].startswith("pictur
 WORKERS = {name: s for name, s in OURS.items() if s["command"][1:3] == ["celery", "worker"]}
 
 
+INFERENCE = [name for name in OURS if name.startswith("inference-")]
+
+
 def option(command: list[str], name: str) -> str:
     return command[command.index(name) + 1]
 
@@ -313,7 +316,9 @@ def test_services_wait_for_what_is_there() -> None:
 
 def test_every_command_exists(airflow_says: dict[str, Any]) -> None:
     assert airflow_says["refused"] == {}
-    assert [s["command"] for s in OURS.values() if s["command"][0] != "airflow"] == [["docker/init.sh"]]
+    others = {name: s["command"] for name, s in OURS.items() if s["command"][0] != "airflow"}
+    assert others.pop("init") == ["docker/init.sh"]
+    assert others == {name: ["python", "-m", "tasks.serve"] for name in INFERENCE}
     assert os.access(REPOSITORY / "docker" / "init.sh", os.X_OK)
     commands = {service["command"][1] for service in OURS.values() if service["command"][0] == "airflow"}
     assert commands == {"api-server", "scheduler", "dag-processor", "triggerer", "celery"}
@@ -363,11 +368,28 @@ def test_the_two_workers_for_features_never_both_run() -> None:
     on_cpu, on_gpu = SERVICES["worker-cpu"], SERVICES["worker-gpu"]
     assert on_cpu["container_name"] == on_gpu["container_name"]  # which Compose and Docker refuse
     assert (on_cpu["profiles"], on_gpu["profiles"]) == (["cpu"], ["gpu"])
-    assert not [name for name, s in SERVICES.items() if "deploy" in s and name != "worker-gpu"]
+    assert {name for name, s in SERVICES.items() if "deploy" in s} == {"worker-gpu", "inference-gpu"}
     (device,) = on_gpu["deploy"]["resources"]["reservations"]["devices"]
     assert (device["driver"], device["capabilities"]) == ("nvidia", ["gpu"])
     assert on_gpu["build"]["args"] == {"DEVICE": "gpu"}
     assert on_gpu["image"] != on_cpu["image"]
+
+
+def test_the_device_has_one_inference_process_behind_the_api() -> None:
+    on_cpu, on_gpu = (SERVICES[f"inference-{device}"] for device in ("cpu", "gpu"))
+    assert set(INFERENCE) == {"inference-cpu", "inference-gpu"}
+    assert on_cpu["container_name"] == on_gpu["container_name"]  # which Compose and Docker refuse
+    assert (on_cpu["profiles"], on_gpu["profiles"]) == (["cpu"], ["gpu"])
+    assert on_gpu["image"] == SERVICES["worker-gpu"]["image"]
+    assert on_gpu["deploy"] == SERVICES["worker-gpu"]["deploy"]
+    for name in INFERENCE:
+        service = SERVICES[name]
+        _, *asked = service["healthcheck"]["test"]
+        assert asked == [*service["command"], "--health"]
+        # The socket is in the volume that the API server has too.
+        assert service["volumes"] == SERVICES["api-server"]["volumes"]
+        assert not service["environment"]["FEATURES_SERVE_SOCKET"]
+        assert int(service["mem_limit"].removesuffix("g")) * 2**30 > Settings().serve_memory
 
 
 def test_workers_have_a_process_for_each_slot_of_their_pools(airflow_says: dict[str, Any]) -> None:

@@ -12,8 +12,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from plugins.feature_index import failures, services
+from plugins.feature_index import api, failures, services, similar
 from plugins.feature_index.access import BACKFILL, DAGS, NIGHTLY, READ, start
+from plugins.feature_index.bodies import LimitedBodies
 from plugins.feature_index.pages import page
 from plugins.feature_index.runs import start_run
 from tasks import reports
@@ -40,10 +41,14 @@ router = APIRouter(dependencies=READ, default_response_class=Response)
 
 
 def create_app() -> FastAPI:
-    """The application; its routes are anonymous nowhere, so it has no pages of documentation either."""
+    """The application; its routes are anonymous nowhere, so FastAPI's own pages of documentation are off."""
     app = FastAPI(title="Feature index", openapi_url=None)
     app.include_router(router)
     app.include_router(failures.router)
+    app.include_router(similar.router)
+    app.add_middleware(LimitedBodies)
+    app.include_router(api.router)
+    app.include_router(api.pages)
     app.add_exception_handler(FeatureIndexError, _explain)
     app.add_exception_handler(StarletteHTTPException, _refuse)
     app.add_exception_handler(RequestValidationError, _refuse_input)
@@ -152,7 +157,7 @@ async def _explain(request: Request, error: Exception) -> Response:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
-    titles = {401: "Please log in", 403: "Not allowed", 404: "Not found"}
+    titles = {401: "Please log in", 403: "Not allowed", 404: "Not found", 413: "Too large"}
     return page(
         request,
         "error.html",

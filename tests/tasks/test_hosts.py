@@ -523,3 +523,60 @@ def test_places_that_become_free_with_time_wake_a_thread_each(queues_of: Callabl
     urls = {job.url for job in (into.get(timeout=5) for _ in range(3)) if job}
     assert len(urls) == 3
     assert into.empty(), "the host has three places"
+
+
+# Queues that stay open
+
+
+def open_queues(**changes: Any) -> HostQueues:
+    return HostQueues(Settings(**changes), None, stays_open=True)
+
+
+def test_open_queues_hand_out_what_comes_later_and_end_when_closed() -> None:
+    queues = open_queues()
+    taken: queue.Queue[Job | None] = queue.Queue()
+
+    def take_all() -> None:
+        while (job := queues.take()) is not None:
+            taken.put(job)
+            queues.finish(job, PHOTO)
+        taken.put(None)
+
+    thread = threading.Thread(target=take_all, daemon=True)
+    thread.start()
+    for number in range(3):  # it has nothing to do before each
+        assert queues.add(f"http://cdn.example/{number}") is None
+        assert taken.get(timeout=10).url == f"http://cdn.example/{number}"
+    queues.close()
+    assert taken.get(timeout=10) is None
+    thread.join(10)
+
+
+def test_open_queues_ask_a_host_again_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    queues = open_queues()
+    assert queues.add("http://cdn.example/1") is None
+    job = queues.take()
+    queues.finish(job, limited(60))
+    assert queues.add("http://cdn.example/2").status is Status.RATE_LIMITED
+    later = datetime.now(UTC) + timedelta(seconds=61)
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: Any = None) -> datetime:  # noqa: ARG003
+            return later
+
+    monkeypatch.setattr(hosts, "datetime", Clock)
+    assert queues.add("http://cdn.example/3") is None
+    assert queues.take().url == "http://cdn.example/3"
+
+
+def test_open_queues_forget_hosts_that_nothing_waits_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "_MOST_HOSTS", 10)
+    queues = open_queues()
+    queues.add("http://waiting.example/1")
+    waiting = queues.take()
+    for number in range(50):
+        queues.add(f"http://stranger-{number}.example/1")
+        queues.finish(queues.take(), GONE)
+    assert len(queues._hosts) <= 11
+    assert waiting.host in queues._hosts.values()

@@ -1,0 +1,276 @@
+"""The HTTP API of the inference process: what it takes, what it answers, and how much of it at once."""
+
+import json
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Any, TypeVar
+
+from fastapi import APIRouter, FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse, Response
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+
+from tasks.answers import CODES, MEANINGS, VERSION_HEADER, InferenceError, refused
+from tasks.errors import ConfigurationError, FeatureIndexError, ServiceUnavailableError
+from tasks.features import Feature, Features
+from tasks.places import Places
+from tasks.saving import Saving
+from tasks.search import can_be_id
+from tasks.settings import Settings
+from tasks.statuses import Status
+
+log = logging.getLogger(__name__)
+
+JSON_BYTES = 65_536
+"""Bytes of a request's JSON at most; a URL has 8,191 characters."""
+
+Given = TypeVar("Given", bound=BaseModel)
+
+router = APIRouter()
+
+
+def _an_id(text: str) -> str:
+    if not can_be_id(text):
+        raise ValueError("it cannot be a document's id, which has 1 to 512 bytes")
+    return text
+
+
+class SaveImagenetFeature(BaseModel):
+    """Whose feature to add, and the picture to compute it from."""
+
+    # Ids are text: a number would have lost its leading zeros.
+    model_config = ConfigDict(strict=True)
+
+    item_id: Annotated[
+        str,
+        AfterValidator(_an_id),
+        Field(examples=["4816000185"], description="the document's id, a string"),
+    ]
+    img_url: Annotated[str, Field(examples=["https://img.example.org/4816000185.jpg"])]
+
+
+class SaveAllImageInfo(SaveImagenetFeature):
+    """A whole document."""
+
+    item_name: Annotated[str, Field(examples=["blue shirt"])]
+    category_id: Annotated[str, Field(pattern="^[0-9]{8}$", examples=["00000030"], description="8 digits")]
+
+
+class Saved(BaseModel):
+    """What was done."""
+
+    item_id: str
+    status: Annotated[str, Field(examples=["indexed"])]
+    imagenet_feature_version: str
+    index: str
+
+
+class ImagenetFeature(BaseModel):
+    """A picture's feature."""
+
+    imagenet_feature: Annotated[list[float], Field(min_length=2048, max_length=2048)]
+
+
+class Problem(BaseModel):
+    """What became of a request, in a word and in a sentence."""
+
+    status: str
+    message: str
+
+
+class Refusal(BaseModel):
+    """Why it was not done."""
+
+    error: Problem
+
+
+class Health(BaseModel):
+    """What the process is, and how busy."""
+
+    feature_version: str
+    device: str
+    precision: str
+    requests: int
+    """Under way."""
+    most_requests: int
+    pictures: int
+    """Computed since the start, in so many `batches`."""
+    batches: int
+
+
+_REFUSALS: dict[int | str, dict[str, Any]] = {
+    code: {
+        "model": Refusal,
+        "description": " ".join(f"`{name}`: {MEANINGS[name]}" for name in CODES if CODES[name] == code),
+    }
+    for code in sorted(set(CODES.values()))
+}
+"""The answers of every operation where something is not done."""
+
+
+@dataclass(frozen=True)
+class Service:
+    """What the operations work with."""
+
+    features: Features
+    documents: Saving
+    """Takes the features of documents that are there."""
+    whole_documents: Saving
+    places: Places
+    settings: Settings
+
+
+def create_app(service: Service) -> FastAPI:
+    """The application of a running service."""
+    app = FastAPI(openapi_url=None)
+    app.state.service = service
+    app.include_router(router)
+    app.add_exception_handler(FeatureIndexError, _answer)
+    app.add_exception_handler(RequestValidationError, _answer_to_input)
+    app.add_exception_handler(MemoryError, _answer_to_lack_of_memory)
+    app.add_exception_handler(Exception, _answer_to_failure)
+    return app
+
+
+def schema(title: str, version: str) -> dict[str, Any]:
+    """The operations as OpenAPI describes them."""
+    app = FastAPI(title=title, version=version)
+    app.include_router(router)
+    return app.openapi()
+
+
+async def body_of(request: Request, most: int) -> bytes:
+    """The body of a request.
+
+    Raises:
+        InferenceError: it has more than `most` bytes.
+    """
+    content = bytearray()
+    async for part in request.stream():
+        content += part
+        if len(content) > most:
+            raise refused(Status.TOO_LARGE, f"The request has more than {most} bytes.")
+    return bytes(content)
+
+
+def in_words(problems: "ValidationError | RequestValidationError") -> str:
+    """What is wrong with a request, field by field."""
+    return "; ".join(
+        ": ".join([*(str(part) for part in problem["loc"] if part not in ("body", "query")), problem["msg"]])
+        for problem in problems.errors()
+    )
+
+
+def _json(model: type[BaseModel]) -> dict[str, Any]:
+    """What OpenAPI says of a body that we read ourselves, not before its size is seen to be small."""
+    content = {"application/json": {"schema": model.model_json_schema()}}
+    return {"requestBody": {"required": True, "content": content}}
+
+
+@router.post("/saveImagenetFeature", responses=_REFUSALS, openapi_extra=_json(SaveImagenetFeature))
+async def save_imagenet_feature(request: Request) -> Saved:
+    """Compute the picture's feature and add it to the item's document, which must be there with this URL."""
+    service: Service = request.app.state.service
+    return await _save(request, SaveImagenetFeature, service.documents)
+
+
+@router.post("/saveAllImageInfo", responses=_REFUSALS, openapi_extra=_json(SaveAllImageInfo))
+async def save_all_image_info(request: Request) -> Saved:
+    """Compute the feature of the picture and write the whole document."""
+    service: Service = request.app.state.service
+    return await _save(request, SaveAllImageInfo, service.whole_documents)
+
+
+@router.get("/getImagenetFeature", responses=_REFUSALS, response_model=ImagenetFeature)
+async def get_imagenet_feature(request: Request, img_url: str) -> Response:
+    """Compute the feature of the picture; nothing is written."""
+    service: Service = request.app.state.service
+    return _feature(service, await service.places.carry_out(lambda: service.features.of_url(img_url)))
+
+
+@router.post("/feature", include_in_schema=False)
+async def feature(request: Request) -> Response:
+    """The feature of a picture, whose bytes are the body."""
+    service: Service = request.app.state.service
+    content = await body_of(request, service.settings.max_image_bytes)
+    return _feature(service, await service.places.carry_out(lambda: service.features.of_picture(content)))
+
+
+@router.get("/health", include_in_schema=False)
+async def health(request: Request) -> Health:
+    """What the process is, and how busy."""
+    service: Service = request.app.state.service
+    model = service.features.model
+    return Health(
+        feature_version=model.version,
+        device=model.device,
+        precision=model.precision,
+        requests=service.places.taken,
+        most_requests=service.places.most,
+        pictures=service.features.pictures,
+        batches=service.features.batches,
+    )
+
+
+async def _save(request: Request, model: type[SaveImagenetFeature], saving: Saving) -> Saved:
+    service: Service = request.app.state.service
+    at = datetime.now(UTC)
+    given = await _parsed(request, model)
+
+    def work() -> None:
+        saving.save(given.model_dump(), service.features.of_url(given.img_url), at)
+
+    await service.places.carry_out(work)
+    return Saved(
+        item_id=given.item_id,
+        status=Status.INDEXED,
+        imagenet_feature_version=service.features.model.version,
+        index=saving.index.name,
+    )
+
+
+async def _parsed(request: Request, model: type[Given]) -> Given:
+    try:
+        return model.model_validate_json(await body_of(request, JSON_BYTES))
+    except ValidationError as error:
+        raise refused("bad_request", in_words(error)) from None
+
+
+def _feature(service: Service, found: Feature) -> Response:
+    # By hand: it is numbers alone, which need none of a model's checks.
+    content = json.dumps({"imagenet_feature": found.vector.tolist()})
+    version = service.features.model.version
+    return Response(content, media_type="application/json", headers={VERSION_HEADER: version})
+
+
+def answer_to(error: InferenceError) -> Response:
+    """An error as it is answered."""
+    return JSONResponse(error.to_json(), error.http_status, error.headers)
+
+
+async def _answer(_: Request, error: Exception) -> Response:
+    match error:
+        case InferenceError():
+            return answer_to(error)
+        case ServiceUnavailableError():
+            return answer_to(refused("unavailable", str(error)))
+        case ConfigurationError():
+            return answer_to(refused("misconfigured", str(error)))
+    return await _answer_to_failure(_, error)
+
+
+async def _answer_to_input(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return answer_to(refused("bad_request", in_words(error)))
+
+
+async def _answer_to_lack_of_memory(_: Request, error: Exception) -> Response:
+    log.error("Out of memory: FEATURES_SERVE_MEMORY is too little for what is asked at once. %s", error)
+    return answer_to(
+        refused("unavailable", "The inference process has no memory left for this at the moment.")
+    )
+
+
+async def _answer_to_failure(_: Request, error: Exception) -> Response:  # noqa: ARG001 (the server logs it)
+    return answer_to(refused("failed", "An error in the program; the inference process's log has it."))

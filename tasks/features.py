@@ -1,0 +1,181 @@
+"""Pictures to features for requests that come at any moment, by the fetcher, decoders and model of a run.
+
+Each request is a thread: it waits for its picture, for a decoder, and for the batch that its picture is in.
+"""
+
+import hashlib
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import Future
+from contextlib import ExitStack
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.addresses import RefusedURLError
+from tasks.answers import refused
+from tasks.batches import Batches
+from tasks.decoders import Decoders, Tensor
+from tasks.fetch import Fetched, Fetcher, check_url
+from tasks.hosts import HostQueues
+from tasks.machine import cores
+from tasks.model import Model, load, unusable
+from tasks.picture import SIDE, BadPictureError
+from tasks.settings import Settings
+from tasks.statuses import Status
+
+_ATTEMPTS = 2
+"""Requests for one picture: who asks for its feature waits, and can ask again."""
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One picture's."""
+
+    image: str
+    """sha256 of the picture."""
+    vector: NDArray[np.float32]
+    """[2048]"""
+
+
+class Features:
+    """Computes features, for any number of threads at once, within a `with` block.
+
+    It does not take the device's lock, which a chunk holds for minutes: the two share the device.
+
+    Its methods raise InferenceError with the pipeline's own status where there is no feature, and
+    ServiceUnavailableError where decoders cannot be started on this machine.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._ending = ExitStack()
+        self._decoders: queue.Queue[Decoders] = queue.Queue()
+        self._counted = threading.Lock()
+        self.pictures = 0
+        """Computed so far."""
+        self.batches = 0
+        """In so many batches."""
+
+    def __enter__(self) -> Self:
+        """Start everything.
+
+        Raises:
+            ConfigurationError: as `tasks.model.load` does.
+            ServiceUnavailableError: decoders cannot be started on this machine.
+        """
+        with self._ending as ending:
+            for _ in range(cores()):  # they start while the model is loaded
+                self._decoders.put(ending.enter_context(Decoders(self._settings, 1)))
+            self.model: Model = load(self._settings)
+            self.model.compute(np.zeros((1, SIDE, SIDE, 3), np.float32))  # the first takes seconds
+            self._computing = Batches(
+                self._compute, most=self._settings.batch_size, workers=self.model.streams
+            )
+            ending.callback(self._computing.close)
+            self._downloads = _Downloads(self._settings)
+            ending.callback(self._downloads.close)
+            self._ending = ending.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ending.close()
+
+    def of_url(self, url: str) -> Feature:
+        """The feature of the picture at a URL."""
+        fetched = self._downloads.fetch(url)
+        if fetched.status is not None:
+            raise refused(fetched.status, fetched.reason)
+        return self.of_picture(fetched.content)
+
+    def of_picture(self, content: bytes) -> Feature:
+        """The feature of a picture, given as the bytes of its file."""
+        vector = self._computing(self._decoded(content))
+        if reason := unusable(vector):
+            raise refused(Status.VECTOR_REFUSED, reason)
+        return Feature(hashlib.sha256(content).hexdigest(), vector)
+
+    def _decoded(self, content: bytes) -> Tensor:
+        decoders = self._decoders.get()
+        try:
+            (decoded,) = (_copied(decoded) for _, decoded in decoders.decode([("", content)]))
+        finally:
+            self._decoders.put(decoders)
+        if isinstance(decoded, BadPictureError):
+            raise refused(decoded.status, decoded.reason)
+        return decoded
+
+    def _compute(self, tensors: Sequence[Tensor]) -> Sequence[NDArray[np.float32]]:
+        features = self.model.compute(np.stack(tensors))
+        with self._counted:
+            self.pictures += len(tensors)
+            self.batches += 1
+        return list(features)
+
+
+def _copied(decoded: Tensor | BadPictureError) -> Tensor | BadPictureError:
+    return decoded if isinstance(decoded, BadPictureError) else decoded.copy()
+
+
+class _Downloads:
+    """Fetches single pictures as politely as a chunk does; a URL on its way is not asked for again."""
+
+    def __init__(self, settings: Settings) -> None:
+        settings = settings.model_copy(
+            update={
+                "download_attempts": min(_ATTEMPTS, settings.download_attempts),
+                "transfer_timeout": min(settings.transfer_timeout, settings.serve_timeout / _ATTEMPTS),
+            }
+        )
+        self._hosts = HostQueues(settings, None, stays_open=True)
+        self._fetcher = Fetcher(settings)
+        self._wanted: dict[str, Future[Fetched]] = {}
+        self._lock = threading.Lock()
+        for _ in range(settings.downloads):
+            threading.Thread(target=self._run, daemon=True).start()
+
+    def fetch(self, url: str) -> Fetched:
+        """What the requests for `url` ended with."""
+        try:
+            check_url(url)
+        except RefusedURLError as error:
+            return Fetched(status=error.status, reason=error.reason)
+        with self._lock:
+            result = self._wanted.get(url)
+            if result is None:
+                if (answer := self._hosts.add(url)) is not None:
+                    return answer
+                result = self._wanted[url] = Future()
+        return result.result()
+
+    def close(self) -> None:
+        """Let everyone go who waits."""
+        self._hosts.close()
+        over = Fetched(status=Status.UNREACHABLE, reason="the process is ending")
+        with self._lock:
+            for result in self._wanted.values():
+                result.set_result(over)
+            self._wanted.clear()
+
+    def _run(self) -> None:
+        while (job := self._hosts.take()) is not None:
+            failure: Exception | None = None
+            try:
+                fetched = self._fetcher.fetch(job.url)
+            except Exception as error:  # it belongs to the request, and this thread to all of them
+                failure, fetched = error, Fetched(status=Status.UNREACHABLE, reason=str(error))
+            for url, answer, _ in self._hosts.finish(job, fetched):
+                with self._lock:
+                    result = self._wanted.pop(url, None)
+                if result is None:
+                    continue
+                if failure is not None:
+                    result.set_exception(failure)
+                else:
+                    result.set_result(answer)

@@ -1,0 +1,89 @@
+"""Writes what requests ask for into one index; those that come together share a page."""
+
+import time
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from tasks.answers import refused
+from tasks.batches import Batches
+from tasks.errors import FeatureIndexError
+from tasks.features import Feature
+from tasks.search import SearchIndex
+from tasks.settings import Settings
+from tasks.statuses import Status
+from tasks.writing import Outcome, Ready, Writer
+
+_CHECKED_FOR = 60.0
+"""Seconds that an index is taken to be as it was seen: mapping, versions, what its name stands for."""
+
+
+class Saving:
+    """Saves features into an index; threads may share one."""
+
+    def __init__(self, index: SearchIndex, version: str, settings: Settings, *, create: bool) -> None:
+        """Save features of `version`.
+
+        Args:
+            create: write whole rows, and documents that are missing; else only add to what is there.
+        """
+        self.index = index
+        self._version = version
+        self._settings = settings
+        self._create = create
+        self._writer: Writer | None = None
+        self._checked_at = 0.0
+        self._pages = Batches(self._write, most=settings.bulk_size)
+
+    def save(self, row: dict[str, Any], feature: Feature, at: datetime) -> None:
+        """Write the feature that a request of that time asked for; return once the index has it.
+
+        Raises:
+            InferenceError: it was not written; its status says why.
+            ServiceUnavailableError: Elasticsearch does not answer.
+            ConfigurationError: Elasticsearch or the index refuses us.
+        """
+        status, reason = self._pages(Ready(row, feature.image, feature.vector, at))
+        if status is not Status.INDEXED:
+            raise refused(status, reason or status.meaning)
+
+    def close(self) -> None:
+        """Save nothing any more."""
+        self._pages.close()
+
+    def _write(self, asked: Sequence[Ready]) -> list[Outcome]:
+        """What became of each, in order."""
+        try:
+            outcomes: list[Outcome | None] = [None] * len(asked)
+            # A page holds an item once: of two requests the later is written after the earlier.
+            left = list(range(len(asked)))
+            while left:
+                page = {asked[place].item_id: place for place in reversed(left)}
+                written = self._write_page([asked[place] for place in page.values()])
+                for item_id, place in page.items():
+                    outcomes[place] = written[item_id]
+                left = [place for place in left if outcomes[place] is None]
+            return [outcome for outcome in outcomes if outcome is not None]
+        except FeatureIndexError:
+            self._writer = None  # the index may have changed
+            raise
+
+    def _write_page(self, page: Sequence[Ready]) -> dict[str, Outcome]:
+        writer = self._opened()
+        outcomes = writer.write(page)
+        return outcomes | writer.missed(outcomes, searched=False)
+
+    def _opened(self) -> Writer:
+        now = time.monotonic()
+        if self._writer is None or now - self._checked_at > _CHECKED_FOR:
+            if self.index.check():
+                self.index.refuse_second_version(self._version, self._settings)
+            self._writer = Writer(
+                self.index,
+                self.index.prepare(),
+                self._version,
+                urls=lambda items: {item.item_id: item.row["img_url"] for item in items},
+                create=self._create,
+            )
+            self._checked_at = now
+        return self._writer

@@ -1,0 +1,70 @@
+"""Tests of tasks/places.py: how many are worked on at once, and for how long."""
+
+import asyncio
+import threading
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+
+from tasks.answers import InferenceError
+from tasks.places import Places
+
+
+def run(coroutine: Coroutine[Any, Any, Any]) -> Any:
+    return asyncio.run(coroutine)
+
+
+def test_what_has_no_place_is_refused_at_once_and_the_place_comes_back() -> None:
+    async def ask() -> None:
+        places, gate = Places(2, 10), threading.Event()
+        under_way = [asyncio.create_task(places.carry_out(lambda: gate.wait(10))) for _ in range(2)]
+        await asyncio.sleep(0)
+        with pytest.raises(InferenceError) as refused:
+            await places.carry_out(lambda: True)
+        assert (refused.value.status, refused.value.http_status) == ("busy", 429)
+        assert refused.value.headers == {"Retry-After": "1"}
+        gate.set()
+        assert await asyncio.gather(*under_way) == [True, True]
+        assert await places.carry_out(lambda: "again") == "again"
+        assert places.taken == 0
+
+    run(ask())
+
+
+def test_what_takes_too_long_is_answered_and_keeps_its_place_until_it_is_over() -> None:
+    async def ask() -> None:
+        places, gate = Places(1, 0.05), threading.Event()
+        over = asyncio.Event()
+        loop = asyncio.get_running_loop()
+
+        def work() -> None:
+            gate.wait(10)
+            loop.call_soon_threadsafe(loop.call_later, 0.05, over.set)
+
+        with pytest.raises(InferenceError, match=r"longer than 0\.05 s") as refused:
+            await places.carry_out(work)
+        assert refused.value.http_status == 504
+        with pytest.raises(InferenceError) as refused:
+            await places.carry_out(lambda: True)
+        assert refused.value.status == "busy"
+        gate.set()
+        await asyncio.wait_for(over.wait(), 10)
+        assert places.taken == 0
+
+    run(ask())
+
+
+@pytest.mark.parametrize("error", [ValueError("its own"), TimeoutError("its own")])
+def test_an_error_of_the_work_comes_out_as_it_is_and_frees_the_place(error: Exception) -> None:
+    async def ask() -> None:
+        places = Places(1, 10)
+
+        def work() -> None:
+            raise error
+
+        with pytest.raises(type(error), match="its own"):
+            await places.carry_out(work)
+        assert places.taken == 0
+
+    run(ask())
