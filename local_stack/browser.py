@@ -143,9 +143,9 @@ class Browser:
         finally:
             self.driver.switch_to.default_content()
 
-    def run(self, script: str) -> Any:
+    def run(self, script: str, *arguments: Any) -> Any:
         """What a line of JavaScript gives where we look."""
-        return self.driver.execute_script(script)
+        return self.driver.execute_script(script, *arguments)
 
     def requested(self) -> set[str]:
         """The URLs that pages asked for since the last call."""

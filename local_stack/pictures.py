@@ -46,7 +46,7 @@ def _take(folder: Path) -> None:
         None,
         folder=folder,
         say=print,
-        stays=False,
+        stays=True,
         airflow_settings={"AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False"},
     )
     try:
@@ -87,6 +87,15 @@ def _show(browser: Browser, running: Stack, night: str) -> None:
         browser.click("nav a", "Failures")
         browser.see("h1", "Failures")
     _save(browser, "failures")
+    item = running.shop.newest_items(1)[min(running.shop.category_names())][0]
+    browser.open(f"/plugin/feature-index/feature-index/similar?item_id={item}")
+    with browser.frame(PAGES):
+        browser.see("#found")
+        loaded = (
+            "return [...document.images].every(i => i.complete || i.getBoundingClientRect().y > innerHeight)"
+        )
+        browser.wait(lambda: browser.run(loaded), "the neighbours' pictures")
+    _save(browser, "similar")
     run = f"/dags/{NIGHTLY}/runs/{quote(night, safe='')}"
     browser.open(f"{run}/plugin/feature-report")
     with browser.frame(REPORT):

@@ -39,7 +39,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
             None,
             folder=folder,
             say=lambda _: None,
-            stays=False,
+            stays=True,
             airflow_settings={
                 "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
                 # One bad item is a large share of a category as small as these.
