@@ -108,13 +108,20 @@ def test_nobody_sees_a_page_before_the_log_in(window: Browser) -> None:
 
 def test_each_page_opens_inside_airflow(admin: Browser, running: Stack) -> None:
     admin.open(TAB)
-    for name, address in (("Runs", "runs"), ("Failures", "failures"), ("Coverage", "")):
+    with admin.frame(PAGES):
+        admin.see("h1", "Coverage")
+        names = [link.text for link in admin.driver.find_elements("css selector", "nav a")]
+    assert names[0] == "Coverage"
+    for name in (*names[1:], "Coverage"):
         with admin.frame(PAGES):
             admin.click("nav a", name)
+            admin.wait(lambda name=name: admin.see("nav a[aria-current=page]").text == name, name)
             admin.see("h1", name)
-            assert admin.see("nav a[aria-current=page]").text == name
+            address = urlsplit(admin.run("return location.href")).path
         # Airflow's address leads here again.
-        admin.wait(lambda address=address: path(admin) == f"{TAB}{ROOT}/{address}", f"the address of {name}")
+        admin.wait(
+            lambda address=address: path(admin) == f"/plugin/feature-index{address}", f"{name}'s address"
+        )
     with admin.frame(PAGES):
         everything = running.search.count(index=running.settings.index)["count"]
         assert f"0 of {everything} documents" in admin.see("main").text
@@ -236,7 +243,7 @@ def test_pages_fit_a_phone_in_light_and_dark(
     admin.look(*PHONE, scheme)
     try:
         report = f"/runs/{BACKFILL}/{quote(run_id, safe='')}"
-        for page in ("/", "/runs", "/failures", report, f"/similar?item_id={similar.item_id}"):
+        for page in ("/", "/runs", "/failures", report, "/api", f"/similar?item_id={similar.item_id}"):
             admin.open(ROOT + page)
             admin.see("h1")
             too_wide = "const d = document.documentElement; return d.scrollWidth - d.clientWidth"
