@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 from airflow.sdk import Connection, Context
@@ -23,6 +23,9 @@ WEBHOOK = "feature_alerts_webhook"
 """The HTTP connection whose host is the webhook's URL. It gets JSON; `text` is what chat services show."""
 MAIL = "feature_alerts_mail"
 """The SMTP connection, with `from_email` in its extra; FEATURES_ALERT_MAIL_TO says who gets the mail."""
+
+Kind = Literal["failed", "late"]
+"""What word goes out of; docs/runbook.md says what to do then."""
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +49,7 @@ def night_late(context: Mapping[str, Any]) -> None:
     )
 
 
-def _tell(dag: str, run: str, what: str, why: str) -> None:
+def _tell(dag: str, run: str, what: Kind, why: str) -> None:
     from airflow.providers.http.notifications.http import HttpNotifier
 
     title, link = f"{dag}: {what}", _link(dag, run)

@@ -52,6 +52,7 @@ class Stack:
         *,
         say: Callable[[str], None],
         stays: bool,
+        folder: Path | None = None,
         airflow_port: int | None = None,
         airflow_settings: Mapping[str, str] | None = None,
     ) -> "Stack":
@@ -61,6 +62,7 @@ class Stack:
             images: a folder with items.csv; None renders the pictures.
             say: takes a line about what goes on.
             stays: the servers are to outlive this process, until `stop`, and to serve the HTTP API.
+            folder: the shop's state; None takes its place in var/.
             airflow_port: None takes any free one.
             airflow_settings: variables for this Airflow alone.
 
@@ -68,7 +70,7 @@ class Stack:
             ConfigurationError: something a person has to change, such as a taken port.
             ServiceUnavailableError: a server did not come up.
         """
-        folder = shop_folder(images)
+        folder = folder or shop_folder(images)
         _refuse_running(folder)
         _stop_recorded(folder)
         if airflow_port is not None:
@@ -101,8 +103,7 @@ class Stack:
                     port=airflow_port,
                 )
                 if stays:
-                    serving = inference.start(settings, folder / "inference.log")
-                    record.add("inference", serving.process.pid)
+                    _serve(folder, settings, record)
                 if shop is not None and (written := shop.write_documents(search, settings.index)):
                     say(f"The shop's core server wrote {written} documents to {settings.index}.")
                 return cls(folder, shop, settings, search, running.result())
@@ -134,6 +135,16 @@ def stop(folder: Path) -> bool:
         signal.signal(signal.SIGINT, interrupted)
 
 
+def serve_again(folder: Path, environment: Mapping[str, str]) -> bool:
+    """Start the inference process of a running shop, with its Airflow's environment, unless it is there."""
+    record = _Record.of(folder)
+    if record.has("inference"):
+        return False
+    os.environ |= environment
+    _serve(folder, Settings.load(), record)
+    return True
+
+
 def running_shops() -> list[Path]:
     """Folders of the shops that `make up` left running, or that an interrupted start left behind."""
     var = REPOSITORY / "var"
@@ -155,6 +166,11 @@ def _shop(folder: Path, images: Path | None, record: "_Record", say: Callable[[s
     server = image_server.start(shop.image_root, shop.image_port, folder / "image_server.log")
     record.add("image server", server.process.pid)
     return shop
+
+
+def _serve(folder: Path, settings: Settings, record: "_Record") -> None:
+    server = inference.start(settings, folder / "inference.log")
+    record.add("inference", server.process.pid)
 
 
 def _search_url(folder: Path, record: "_Record", say: Callable[[str], None]) -> str:
@@ -201,6 +217,17 @@ class _Record:
         self._values: dict[str, object] = {"owner": None if stays else _identity(os.getpid())}
         self._servers: dict[str, tuple[int, float]] = {}
         self._lock = threading.Lock()
+
+    @classmethod
+    def of(cls, folder: Path) -> "_Record":
+        """The record of a shop that was left running."""
+        record = cls(folder, stays=True)
+        record._servers.update(_recorded(folder).get("servers", {}))
+        return record
+
+    def has(self, name: str) -> bool:
+        """Whether that server runs."""
+        return name in self._servers and _is_alive(self._servers[name])
 
     def add(self, name: str, pid: int) -> None:
         with self._lock:  # servers start side by side

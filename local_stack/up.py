@@ -50,6 +50,8 @@ def up(images: Path | None) -> None:
         print("\nThe nightly run starts by itself where a night is due, the hourly ones at their minute.")
     else:
         print("The shop runs already.")
+        if stack.serve_again(stack.shop_folder(images), airflow.environment):
+            print("Its inference process had ended and runs again.")
     variable = stack.SEARCH_VARIABLE
     search = Connection.parse(SEARCH, airflow.environment[variable], named=variable)
     print(

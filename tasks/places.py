@@ -27,7 +27,7 @@ class Places:
         bounded by the places.
 
         Raises:
-            InferenceError: there is no place, or it takes too long; or what the work raised.
+            InferenceError: there is no place, it takes too long, or the server ends; or what the work raised.
         """
         if self.taken >= self.most:
             raise refused("busy", f"{self.taken} requests are under way, and no more are taken.")
@@ -36,6 +36,8 @@ class Places:
         done.add_done_callback(self._over)
         try:
             return await asyncio.wait_for(asyncio.shield(done), self._seconds)
+        except asyncio.CancelledError:
+            raise refused("unavailable", "The process is ending.") from None
         except TimeoutError:
             if done.done():
                 raise  # the work's own

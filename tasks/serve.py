@@ -32,7 +32,7 @@ from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
 
-_ENDING = 10
+_ENDING = 5
 """Seconds that requests under way have to end in."""
 _STACK_BYTES = 1 << 20
 """Of each thread: what they may grow to counts as data already."""

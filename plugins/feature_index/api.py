@@ -58,7 +58,7 @@ pages = APIRouter(dependencies=READ, default_response_class=Response)
 async def save(request: Request) -> Response:
     """Pass it on; the path names the operation."""
     body = await body_of(request, JSON_BYTES)
-    return await _passed_on("POST", request.url.path.removeprefix(request.scope["root_path"]), body)
+    return await _passed_on("POST", request.scope["route"].path, body)
 
 
 @router.get("/getImagenetFeature", dependencies=READ)

@@ -9,7 +9,7 @@ import psutil
 import pytest
 
 from local_stack import demo, stack, up
-from local_stack.process import port_from_environment
+from local_stack.process import Server, port_from_environment
 from tasks import files
 from tasks.errors import ConfigurationError
 
@@ -97,3 +97,22 @@ def test_bad_items_are_named_before_anything_starts(var, tmp_path):
     with pytest.raises(ConfigurationError, match="img_path"):
         demo.demonstrate(images)
     assert not list(Path(var).rglob("*.log"))
+
+
+def test_an_inference_process_is_started_again_only_when_it_has_ended(var, server, monkeypatch):
+    started = []
+
+    def start(settings, log):
+        started.append((settings.data_dir, log))
+        return Server("inference", server, log)
+
+    monkeypatch.setattr(stack.inference, "start", start)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    folder = var / "rendered"
+    _record(folder, server, owner=None)
+    environment = {"FEATURES_DATA_DIR": str(folder)}
+    assert stack.serve_again(folder, environment)
+    assert started == [(folder, folder / "inference.log")]
+    assert set(files.read_json(folder / "processes.json")["servers"]) == {"image server", "inference"}
+    assert not stack.serve_again(folder, environment)
+    assert len(started) == 1

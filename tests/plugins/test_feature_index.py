@@ -13,16 +13,22 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
+import numpy as np
 import pytest
 import requests
 
+from local_stack import inference
 from tasks import reports, summarise
 from tasks.errors import RunFailedError
+from tasks.inference import Inference
 from tasks.ledger import Ledger, Outcome
 from tasks.runs import Plan, Request
+from tasks.search import URL, VERSION
 from tasks.settings import Settings
 from tasks.statuses import Status
+from tests.picture_files import saved
 from tests.plugins.site import HOSTILE, Read, Site
+from tests.scripted_server import Reply, ScriptedServer
 from tests.shop_fixtures import NOON
 
 NIGHTLY, BACKFILL, RETRY = "nightly_feature_index", "category_backfill", "retry_failed_images"
@@ -91,11 +97,11 @@ def test_airflow_loads_the_plugin_and_none_of_its_parts_as_another(site: Site) -
 
 
 def test_every_route_refuses_those_who_are_not_logged_in_or_have_no_rights(site: Site) -> None:
-    assert len(site.answer["routes"]) >= 7
+    assert len(site.answer["routes"]) >= 12
     for method, path in paths(site):
         assert site.ask(method, path, None).status_code == 401, (method, path)
         assert site.ask(method, path, "nobody").status_code == 403, (method, path)
-    for path in ("/docs", "/openapi.json", "/redoc"):
+    for path in ("/docs", "/redoc"):
         assert site.ask("GET", path, None).status_code in (401, 404)
 
 
@@ -223,7 +229,8 @@ def test_a_report_shows_its_counts_and_bottleneck(site: Site) -> None:
     assert text.count("Bottleneck.") == 1
     run = f"/dags/{address.removeprefix('/runs/').replace('/', '/runs/')}"
     tasks = site.airflow._call("GET", f"/api/v2/dags/{NIGHTLY}/tasks")["tasks"]
-    expected = {f"{run}/tasks/{t['task_id']}{'/mapped' * bool(t['is_mapped'])}" for t in tasks}
+    # Those of the group are mapped with it, one for each chunk.
+    expected = {f"{run}/tasks/{t['task_id']}{'/mapped' * ('.' in t['task_id'])}" for t in tasks}
     assert len(expected) == 5
     assert {href for href in links(site, address) if href.startswith("/dags/")} == {run} | expected
 
@@ -336,6 +343,101 @@ def test_links_forms_and_redirects_hold_under_a_path(site: Site) -> None:
     assert started[1].startswith(f"{root}/feature-index/runs/{BACKFILL}/manual__")
     report = f"{root}/dags/{BACKFILL}/runs/{quote(run_id, safe='')}/plugin/feature-report"
     assert json.loads(links[2])["extra_links"] == {"Feature report": report}
+
+
+# The HTTP API -----------------------------------------------------------------------------------
+
+API_PATHS = {"/saveImagenetFeature", "/saveAllImageInfo", "/getImagenetFeature"}
+
+
+def bearer(site: Site, role: str = "admin") -> dict[str, str]:
+    return {"Authorization": f"Bearer {site.answer['tokens'][role]}"}
+
+
+def error_in(answer: requests.Response) -> tuple[int, str]:
+    found = answer.json()
+    assert set(found) == {"error"}
+    assert set(found["error"]) == {"status", "message"}
+    return answer.status_code, found["error"]["status"]
+
+
+def test_the_api_refuses_in_json(site: Site) -> None:
+    api = [(method, path) for method, path in paths(site) if path in API_PATHS]
+    assert {path for _, path in api} == API_PATHS
+    for method, path in api:
+        assert error_in(site.ask(method, path, None)) == (401, "not_logged_in")
+        assert error_in(site.ask(method, path, "nobody")) == (403, "not_allowed")
+        assert error_in(site.ask(method, path, None, headers={"Authorization": "Bearer x"}))[0] in (401, 403)
+        if method == "POST":
+            other = {"Origin": "http://evil.example"}
+            assert error_in(site.ask(method, path, headers=other, json={})) == (403, "not_allowed")
+            assert error_in(site.ask(method, path, "viewer", json={})) == (403, "not_allowed")
+    assert error_in(site.ask("GET", "/getImagenetFeature", "viewer")) == (422, "bad_request")
+
+
+def test_the_api_says_what_to_start_where_no_inference_process_runs(site: Site) -> None:
+    answer = site.ask("GET", "/getImagenetFeature?img_url=http://img.example/1.jpg", "viewer")
+    assert error_in(answer) == (503, "unavailable")
+    assert "python -m tasks.serve" in answer.json()["error"]["message"]
+    body = {"item_id": "1", "img_url": "http://img.example/1.jpg"}
+    # With a token there is no cookie that another site's page could make use of.
+    foreign = bearer(site) | {"Sec-Fetch-Site": "cross-site"}
+    answer = site.ask("POST", "/saveImagenetFeature", None, headers=foreign, json=body)
+    assert error_in(answer) == (503, "unavailable")
+
+
+def test_the_api_is_described_to_people_and_programs(site: Site) -> None:
+    described = site.ask("GET", "/openapi.json", "viewer").json()
+    assert described["openapi"].startswith("3.")
+    assert set(described["paths"]) == API_PATHS
+    assert described["servers"] == [{"url": "/feature-index"}]
+    given = described["paths"]["/saveAllImageInfo"]["post"]["requestBody"]["content"]["application/json"]
+    assert set(given["schema"]["required"]) == {"item_id", "item_name", "category_id", "img_url"}
+    codes = set(described["paths"]["/saveImagenetFeature"]["post"]["responses"])
+    assert codes >= {"200", "401", "403", "409", "413", "422", "429", "502", "503", "504"}
+    text = site.ask("GET", "/api", "viewer").text
+    for path in API_PATHS:
+        assert f"curl {site.airflow.url}/feature-index{path}" in text.replace("curl -G ", "curl ")
+    assert f"curl -s {site.airflow.url}/auth/token" in text
+    for status in ("waiting_for_document", "blocked_address", "busy"):
+        assert f"<code>{status}</code>" in text
+    assert not re.search(r"<(script|link|img)\b", text)
+
+
+def test_the_api_s_requests_are_carried_out(site: Site, search_client: Any) -> None:
+    """From a program with a token, through Airflow, to the document."""
+    content = saved(np.full((30, 30, 3), 90, np.uint8), "PNG")
+    index = site.settings.index
+    with ScriptedServer() as pictures:
+        environment = os.environ | site.airflow.environment | {"FEATURES_IMAGE_HOSTS": pictures.host}
+        serving = inference.start(site.settings, site.settings.data_dir / "inference.log", env=environment)
+        try:
+            pictures.answer("/1.png", Reply(body=content))
+            url = pictures.url("/1.png")
+            search_client.index(index=index, id="api", document={"item_id": "api", "img_url": url})
+            body = {"item_id": "api", "img_url": url}
+            answer = site.ask("POST", "/saveImagenetFeature", None, headers=bearer(site), json=body)
+            assert answer.status_code == 200, answer.text
+            assert answer.json()["status"] == "indexed"
+            source = search_client.get(index=index, id="api")["_source"]
+            assert (source[URL], source[VERSION]) == (url, site.answer["version"])
+
+            got = site.ask("GET", f"/getImagenetFeature?img_url={quote(url, safe='')}", "viewer")
+            assert got.headers["X-Feature-Version"] == site.answer["version"]
+            np.testing.assert_allclose(
+                got.json()["imagenet_feature"],
+                Inference(site.settings).feature_of_picture(content),
+                atol=0.02,
+            )
+            missing = {"item_id": "missing", "img_url": url}
+            answer = site.ask("POST", "/saveImagenetFeature", None, headers=bearer(site), json=missing)
+            assert error_in(answer) == (409, "waiting_for_document")
+            large = b'{"item_id": "' + b"x" * 70_000
+            answer = site.ask("POST", "/saveImagenetFeature", None, headers=bearer(site), data=large)
+            assert error_in(answer) == (413, "too_large")
+        finally:
+            serving.stop()
+            search_client.options(ignore_status=404).delete(index=index, id="api", refresh=True)
 
 
 # Failures ---------------------------------------------------------------------------------------
