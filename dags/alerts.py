@@ -7,20 +7,25 @@ from __future__ import annotations
 
 import html
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from typing import Any
+from functools import partial
+from typing import Any, Literal
 from urllib.parse import quote
 
 from airflow.sdk import Connection, Context
 from airflow.sdk.exceptions import AirflowNotFoundException, AirflowSecretsBackendAccessDenied
 
+from tasks.errors import ConfigurationError
 from tasks.settings import Settings
 
 WEBHOOK = "feature_alerts_webhook"
 """The HTTP connection whose host is the webhook's URL. It gets JSON; `text` is what chat services show."""
 MAIL = "feature_alerts_mail"
 """The SMTP connection, with `from_email` in its extra; FEATURES_ALERT_MAIL_TO says who gets the mail."""
+
+Kind = Literal["failed", "late"]
+"""What word goes out of; docs/runbook.md says what to do then."""
 
 log = logging.getLogger(__name__)
 
@@ -44,26 +49,36 @@ def night_late(context: Mapping[str, Any]) -> None:
     )
 
 
-def _tell(dag: str, run: str, what: str, why: str) -> None:
+def _tell(dag: str, run: str, what: Kind, why: str) -> None:
     from airflow.providers.http.notifications.http import HttpNotifier
-    from airflow.providers.smtp.notifications.smtp import SmtpNotifier
 
     title, link = f"{dag}: {what}", _link(dag, run)
     text = f"{title}\n{why}\n{link}"
-    notifiers: list[Any] = []
+    ways: list[Callable[[], None]] = []
     if _is_set_up(WEBHOOK):
         body = {"text": text, "dag": dag, "run": run, "what": what, "why": why, "link": link}
-        notifiers.append(HttpNotifier(http_conn_id=WEBHOOK, json=body))
+        ways.append(partial(HttpNotifier(http_conn_id=WEBHOOK, json=body).notify, {}))
     if _is_set_up(MAIL):
-        to = Settings.load().alert_mail_to
-        mail = html.escape(text).replace("\n", "<br>\n")
-        notifiers.append(SmtpNotifier(smtp_conn_id=MAIL, to=to, subject=title, html_content=mail))
-    if not notifiers:
+        ways.append(partial(_mail, title, text))
+    if not ways:
         log.info("Nobody is told: there is neither a connection %s nor %s.", WEBHOOK, MAIL)
     with ExitStack() as all_tried:
         # Each is tried, whatever becomes of the other one; an error still ends in the log.
-        for notifier in notifiers:
-            all_tried.callback(notifier.notify, {})
+        for way in ways:
+            all_tried.callback(way)
+
+
+def _mail(title: str, text: str) -> None:
+    from airflow.providers.smtp.notifications.smtp import SmtpNotifier
+
+    to = Settings.load().alert_mail_to
+    if not to:
+        raise ConfigurationError(
+            f"There is a connection {MAIL}, but FEATURES_ALERT_MAIL_TO does not say who gets the mail. "
+            "Set it to one or more addresses, separated by commas, where the tasks run."
+        )
+    content = html.escape(text).replace("\n", "<br>\n")
+    SmtpNotifier(smtp_conn_id=MAIL, to=to, subject=title, html_content=content).notify({})
 
 
 def _is_set_up(conn_id: str) -> bool:

@@ -52,6 +52,7 @@ class Stack:
         *,
         say: Callable[[str], None],
         stays: bool,
+        folder: Path | None = None,
         airflow_port: int | None = None,
         airflow_settings: Mapping[str, str] | None = None,
     ) -> "Stack":
@@ -61,6 +62,7 @@ class Stack:
             images: a folder with items.csv; None renders the pictures.
             say: takes a line about what goes on.
             stays: the servers are to outlive this process, until `stop`, and to serve the HTTP API.
+            folder: the shop's state; None takes its place in var/.
             airflow_port: None takes any free one.
             airflow_settings: variables for this Airflow alone.
 
@@ -68,7 +70,7 @@ class Stack:
             ConfigurationError: something a person has to change, such as a taken port.
             ServiceUnavailableError: a server did not come up.
         """
-        folder = shop_folder(images)
+        folder = folder or shop_folder(images)
         _refuse_running(folder)
         _stop_recorded(folder)
         if airflow_port is not None:

@@ -1,13 +1,17 @@
-"""The page Feature index in Airflow's navigation, and each run's report as a tab of the run."""
+"""The page Feature index in Airflow's navigation, and each run's report as a tab of the run and a link of its
+tasks."""
 
 from __future__ import annotations
 
 import functools
 from typing import Any
+from urllib.parse import quote, urlsplit
 
 from airflow.plugins_manager import AirflowPlugin
+from airflow.sdk import BaseOperatorLink
 
 PREFIX = "/feature-index"
+REPORT = "feature-report"
 
 
 @functools.cache
@@ -21,6 +25,26 @@ def _app() -> Any:
 async def pages(scope: Any, receive: Any, send: Any) -> None:
     """The pages' application (ASGI), made at the first request."""
     await _app()(scope, receive, send)
+
+
+class ReportLink(BaseOperatorLink):
+    """From each task of a run to the run's report.
+
+    The API server asks for it when it shows a task, so there is one in whatever state the task is.
+    """
+
+    name = "Feature report"
+
+    def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002
+        """The path of the report's tab; empty, which shows no link, where the DAG writes no reports."""
+        from airflow.configuration import conf
+
+        from plugins.feature_index.access import DAGS
+
+        if ti_key.dag_id not in DAGS:
+            return ""
+        airflow = urlsplit(conf.get("api", "base_url", fallback="")).path.rstrip("/")
+        return f"{airflow}/dags/{ti_key.dag_id}/runs/{quote(ti_key.run_id, safe='')}/plugin/{REPORT}"
 
 
 class FeatureIndexPlugin(AirflowPlugin):
@@ -40,6 +64,8 @@ class FeatureIndexPlugin(AirflowPlugin):
             "name": "Feature report",
             "href": f"{PREFIX[1:]}/runs/{{DAG_ID}}/{{RUN_ID}}",
             "destination": "dag_run",
-            "url_route": "feature-report",
+            "url_route": REPORT,
         },
     )
+    # Links of the tasks' operator would also be on every other Python task.
+    global_operator_extra_links = (ReportLink(),)

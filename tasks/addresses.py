@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterable
 from concurrent.futures import Future
 from typing import Any
+from urllib.parse import urlsplit
 
 from tasks.statuses import Status
 
@@ -54,6 +55,14 @@ class AddressPolicy:
                         "allowed only where FEATURES_IMAGE_HOSTS lists it as host:port",
                     )
         return addresses
+
+
+def named_host(url: str | None) -> str:
+    """The host of a URL for people to read, with the port that it names and without a user."""
+    try:
+        return urlsplit(url or "").netloc.rpartition("@")[2].lower() or "no host"
+    except ValueError:
+        return "no host"
 
 
 def _resolved(name: str, port: int, timeout: float) -> list[str]:

@@ -5,6 +5,7 @@ reads variables: scale and offset of a batch normalisation become part of the co
 """
 
 import hashlib
+import os
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -59,7 +60,7 @@ def kept(path: Path, make: Callable[[], bytes]) -> bytes:
     """The graph kept at `path`, or the one that `make` gives, which is then kept there.
 
     `path`'s name says what the graph was made from. It is under the checksum too, so that a graph that is
-    damaged, or was kept for something else, is made again.
+    damaged, or was kept for something else, is made again. Its time of writing is when it was last used.
 
     Raises:
         ServiceUnavailableError: the folder cannot be written.
@@ -68,11 +69,18 @@ def kept(path: Path, make: Callable[[], bytes]) -> bytes:
         content = path.read_bytes()
         graph = content[hashlib.sha256().digest_size :]
         if content == _checksum(path, graph) + graph:
+            _used(path)
             return graph
     graph = make()
     with appearing_whole(path) as temporary:
         temporary.write_bytes(_checksum(path, graph) + graph)
     return graph
+
+
+def _used(path: Path) -> None:
+    """Note the time, by which housekeeping tells what nobody uses any more."""
+    with suppress(OSError):  # it may be another user's file
+        os.utime(path)
 
 
 def network(graph: bytes, *, bfloat16: bool, streams: int, threads: int) -> Network:

@@ -21,6 +21,13 @@ _LONGEST_WAIT_HOURS = 24
 _WRITTEN_AT_ONCE = 1_000
 _READ_AT_ONCE = 5_000
 _TABLES = ("failures", "recorded_plans")
+_CREATION = (
+    "create_failures",
+    "create_failures_next_at",
+    "create_failures_last_at",
+    "create_failures_status",
+    "create_recorded_plans",
+)
 _REMEDY = (
     "The user of feature_ledger needs the right to create tables there, or, once an owner has run "
     "sql/ledger/create_*.sql, select, insert, update and delete on failures and recorded_plans; a SQLite "
@@ -216,7 +223,7 @@ class _Recording:
         transaction.run(f"begin_{database.dialect}")
         # Not created blindly: that takes rights that no one needs once they are there.
         if not all(map(transaction.holds, _TABLES)):
-            for statement in ("create_failures", "create_failures_next_at", "create_recorded_plans"):
+            for statement in _CREATION:
                 transaction.run(statement)
         noted = transaction.run("add_plan", self._plan | {"now": database.time(now)})
         self._again = noted.rowcount == 0

@@ -125,7 +125,7 @@ def load(settings: Settings) -> Model:
         precision = _precision(settings, device)
         # Threads that share a batch wait for each other after each operation, the longer the more else runs.
         streams = min(cores(), _MOST_STREAMS) if device == "cpu" else 1
-        network = _network(_kept_at(settings), settings.model_dir, precision == "bfloat16", streams)
+        network = _network(kept_graph(settings), settings.model_dir, precision == "bfloat16", streams)
         return Model(version, device, network, precision, streams)
 
 
@@ -147,12 +147,21 @@ def _precision(settings: Settings, device: str) -> str:
     return settings.precision
 
 
-def _kept_at(settings: Settings) -> Path:
-    """Where the model's graph is kept: under a name for all that it is made from."""
+def kept_graphs(settings: Settings) -> Path:
+    """The folder of the graphs that are kept, of this model and of others."""
+    return settings.data_dir / "frozen_graphs"
+
+
+def kept_graph(settings: Settings) -> Path:
+    """Where the graph of the model in `settings.model_dir` is kept: under a name for all it is made from.
+
+    Raises:
+        ConfigurationError: there is no SavedModel.
+    """
     made_from = hashlib.sha256(_files_digest(settings.model_dir).encode())
     made_from.update(_file_digest(settings.model_dir / "saved_model.pb"))
     made_from.update(installed_version("tensorflow").encode())
-    return settings.data_dir / "frozen_graphs" / made_from.hexdigest()
+    return kept_graphs(settings) / made_from.hexdigest()
 
 
 def unusable(feature: NDArray[np.float32]) -> str:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from tasks import packs, reports
+from tasks.addresses import named_host
 from tasks.ahead import one_ahead
 from tasks.catalogue import EARLIEST, LATEST, Catalogue, Item
 from tasks.clock import Clock
@@ -273,20 +273,13 @@ class _Label:
 
     def add(self, row: Mapping[str, Any]) -> None:
         self._categories.add(str(row["category_id"]))
-        self._hosts.add(_host(row["img_url"]))
+        # Strangers choose it, and Airflow keeps 250 characters of a label.
+        self._hosts.add(named_host(row["img_url"])[:60])
 
     def text(self, start: int, stop: int) -> str:
         categories = _one_or_count(self._categories, "category", "categories")
         hosts = _one_or_count(self._hosts, "host", "hosts")
         return f"items {start + 1}-{stop} · {categories} · {hosts}"
-
-
-def _host(url: str | None) -> str:
-    try:
-        # Strangers choose it, and Airflow keeps 250 characters of a label.
-        return (urlsplit(url or "").hostname or "no host")[:60]
-    except ValueError:
-        return "no host"
 
 
 def _one_or_count(names: set[str], one: str, many: str) -> str:

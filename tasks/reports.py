@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
-from urllib.parse import urlsplit
 
 from tasks import files
+from tasks.addresses import named_host
 from tasks.runs import Request
 from tasks.settings import Settings
 
@@ -123,17 +123,10 @@ def grouped_failures(report: dict[str, Any]) -> list[Group]:
     """The items without a feature that a report names, those alike together, the largest group first."""
     groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
     for item in report.get("failures", []):
-        key = (item["status"], _host(item["img_url"]), item["reason"] or "")
+        key = (item["status"], named_host(item["img_url"]), item["reason"] or "")
         groups.setdefault(key, []).append(item)
     ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
     return [Group(*key, tuple(items)) for key, items in ordered]
-
-
-def _host(url: str | None) -> str:
-    try:
-        return urlsplit(url or "").netloc.rpartition("@")[2] or "no host"
-    except ValueError:
-        return "no host"
 
 
 def described(report: dict[str, Any]) -> str:

@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     serve_memory: int = Field(default=5_000_000_000, ge=1_000_000_000)
     """Bytes that the process behind the HTTP API may take for its data."""
 
+    exact_search_documents: int = Field(default=20_000, ge=0)
+    """Documents that the page of similar items compares with one by one, where it is asked to."""
+
     nightly_deadline_hours: float = Field(default=6.0, gt=0)
     """Hours after which a night that is not done is late, and people are told."""
     alert_mail_to: str = ""

@@ -2,6 +2,7 @@
 server writes them, and chunks whose pictures and features a test chooses."""
 
 import hashlib
+import shutil
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -16,7 +17,7 @@ from tasks import packs
 from tasks.connections import CATALOG, SEARCH, Connection, Services
 from tasks.runs import Chunk, Plan, Request
 from tasks.search import FEATURE, VERSION
-from tasks.settings import Settings
+from tasks.settings import REPOSITORY, Settings
 from tasks.statuses import Status
 
 if TYPE_CHECKING:
@@ -241,6 +242,13 @@ def write_packs(chunk: Chunk, pictures: "Mapping[str | None, np.ndarray | Status
         for sha256, feature in features.items():
             pack.add({"sha256": sha256, "feature": feature})
         pack.statistics |= {"seconds": 2.0, "precision": "float32", "device": "cpu"}
+
+
+def remember_model(data_dir: Path) -> None:
+    """Give a data dir what `make model` found out about the model, which would take ten seconds again."""
+    digests = REPOSITORY / "var" / "weight_digests"
+    if digests.is_dir():
+        shutil.copytree(digests, data_dir / "weight_digests")
 
 
 def url_of(item_id: str) -> str:

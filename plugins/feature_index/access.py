@@ -29,7 +29,7 @@ def start(dag_id: str) -> list[Any]:
     """What a route that starts runs of a DAG depends on besides."""
     return [
         Depends(requires_access_dag("POST", DagAccessEntity.RUN, param_dag_id=dag_id)),
-        Depends(_from_our_page),
+        Depends(from_our_page),
     ]
 
 
@@ -52,15 +52,16 @@ def form_token(user: BaseUser) -> str:
     return _signer().dumps(user.get_id())
 
 
-def _from_our_page(request: Request, user: GetUserDep, token: Annotated[str, Form()] = "") -> None:
+def from_our_page(request: Request, user: GetUserDep, token: Annotated[str, Form()] = "") -> None:
+    """What a route that takes a form depends on: only this user's own pages can send it."""
     if not _same_origin(request):
-        raise HTTPException(403, "This form came from another site, so nothing was started.")
+        raise HTTPException(403, "This form came from another site, so nothing was done.")
     try:
         owner = _signer().loads(token, max_age=_TOKEN_SECONDS)
     except BadSignature:
         owner = None
     if owner != user.get_id():
-        raise HTTPException(403, "The form has expired, so nothing was started. Open its page again.")
+        raise HTTPException(403, "The form has expired, so nothing was done. Open its page again.")
 
 
 def _same_origin(request: Request) -> bool:

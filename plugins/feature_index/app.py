@@ -12,8 +12,9 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from plugins.feature_index import api, failures, services
+from plugins.feature_index import api, failures, services, similar
 from plugins.feature_index.access import BACKFILL, DAGS, NIGHTLY, READ, start
+from plugins.feature_index.bodies import LimitedBodies
 from plugins.feature_index.pages import page
 from plugins.feature_index.runs import start_run
 from tasks import reports
@@ -23,6 +24,15 @@ from tasks.runs import Request as RunRequest
 from tasks.search import Category
 from tasks.settings import Settings
 from tasks.statuses import Status
+
+_TASKS = {
+    "plan": "plan",
+    "download": "features.download/mapped",
+    "extract": "features.extract/mapped",
+    "index": "features.index/mapped",
+    "summarise": "summarise",
+}
+"""Where Airflow shows the tasks of a run, by what we call them."""
 
 _NIGHTS = 14
 _RUNS = 50
@@ -35,6 +45,8 @@ def create_app() -> FastAPI:
     app = FastAPI(title="Feature index", openapi_url=None)
     app.include_router(router)
     app.include_router(failures.router)
+    app.include_router(similar.router)
+    app.add_middleware(LimitedBodies)
     app.include_router(api.router)
     app.include_router(api.pages)
     app.add_exception_handler(FeatureIndexError, _explain)
@@ -106,6 +118,7 @@ def run(request: Request, user: GetUserDep, dag_id: str, run_id: str) -> Respons
         user,
         dag_id=dag_id,
         run_id=run_id,
+        tasks=_TASKS,
         **_report(dag_id, run_id),
     )
 
@@ -129,11 +142,10 @@ def _report(dag_id: str, run_id: str) -> dict[str, Any]:
 
 
 def _category(settings: Settings, category_id: str) -> Category:
-    counted = services.search_index(settings).coverage(feature_version(settings))
-    for category in counted.categories:
-        if category.category_id == category_id:
-            return category
-    raise HTTPException(404, "The index has no documents of this category.")
+    counted = services.search_index(settings).category(category_id, feature_version(settings))
+    if not counted.documents:
+        raise HTTPException(404, "The index has no documents of this category.")
+    return counted
 
 
 async def _explain(request: Request, error: Exception) -> Response:
@@ -144,7 +156,7 @@ async def _explain(request: Request, error: Exception) -> Response:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     assert isinstance(error, StarletteHTTPException)
-    titles = {401: "Please log in", 403: "Not allowed", 404: "Not found"}
+    titles = {401: "Please log in", 403: "Not allowed", 404: "Not found", 413: "Too large"}
     return page(
         request,
         "error.html",

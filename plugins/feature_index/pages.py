@@ -1,6 +1,8 @@
 """Turns what a route found out into an HTML page."""
 
+import re
 import secrets
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,13 +23,30 @@ _TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
 )
 
+PHOTO_TYPES = frozenset(f"image/{name}" for name in ("jpeg", "png", "webp", "gif", "bmp", "avif"))
+"""Of photos that a page may show as part of itself."""
+
+_PHOTO = re.compile(f"data:({'|'.join(sorted(PHOTO_TYPES))});base64,[A-Za-z0-9+/]*=*")
+_HOST = re.compile(r"[a-z0-9._-]+(:[0-9]+)?")
+"""What a content security policy can name; an IPv6 address it cannot."""
+
 
 def page(
-    request: Request, template: str, user: BaseUser | None, *, status: int = 200, **values: Any
+    request: Request,
+    template: str,
+    user: BaseUser | None,
+    *,
+    status: int = 200,
+    image_hosts: Sequence[str] | None = None,
+    **values: Any,
 ) -> HTMLResponse:
     """A page made from a template, with the headers that keep it to itself.
 
     Templates also get `root`, the path of our pages, `airflow`, that of Airflow, and `token` for forms.
+
+    Args:
+        image_hosts: where the page's pictures may come from, as FEATURES_IMAGE_HOSTS lists hosts; None: it
+            has no pictures.
     """
     root = request.scope["root_path"]
     nonce = secrets.token_urlsafe(16)
@@ -38,11 +57,13 @@ def page(
         nonce=nonce,
         token=form_token(user) if user else "",
     )
-    # The style stands in the page: in a sandboxed frame the browser would ask for a file without log-in.
+    # Style and script stand in the page: in a sandboxed frame a browser asks for files without log-in.
     policy = (
-        f"default-src 'none'; style-src 'nonce-{nonce}'; form-action 'self'; base-uri 'none'; "
-        "frame-ancestors 'self'"
+        f"default-src 'none'; style-src 'nonce-{nonce}'; script-src 'nonce-{nonce}'; form-action 'self'; "
+        "base-uri 'none'; frame-ancestors 'self'"
     )
+    if image_hosts is not None:
+        policy += f"; img-src data: {' '.join(_image_sources(image_hosts))}"
     headers = {
         "Content-Security-Policy": policy,
         "X-Content-Type-Options": "nosniff",
@@ -59,6 +80,19 @@ def _link(url: str | None) -> str | None:
     except ValueError:
         return None
     return url if parts.scheme in ("http", "https") and parts.netloc else None
+
+
+def _picture(url: str | None) -> str | None:
+    """What a page may show as a picture: a stranger's URL, http(s) alone, or a photo as a URL of its own."""
+    return url if url and _PHOTO.fullmatch(url) else _link(url)
+
+
+def _image_sources(hosts: Sequence[str]) -> list[str]:
+    """The hosts as a content security policy lists them; one without a port stands for any of its ports."""
+    if "*" in hosts:
+        return ["http:", "https:"]
+    named = [host if ":" in host else f"{host}:*" for host in hosts if _HOST.fullmatch(host)]
+    return [f"{scheme}://{host}" for host in named for scheme in ("http", "https")]
 
 
 def _time(value: str | datetime | None) -> str:
@@ -81,6 +115,7 @@ def _percent(part: int, whole: int) -> str:
 
 _TEMPLATES.filters |= {
     "link": _link,
+    "picture": _picture,
     "time": _time,
     "number": _number,
     "segment": lambda t: quote(t, safe=""),

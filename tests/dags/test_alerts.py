@@ -11,6 +11,7 @@ from aiosmtpd.handlers import Message
 
 from dags.alerts import night_failed, night_late
 from local_stack.process import free_port
+from tasks.errors import ConfigurationError
 from tests.dags.webhook import webhook
 
 RUN = "scheduled__2026-11-23T15:00:00+00:00"
@@ -101,6 +102,16 @@ def test_a_webhook_that_fails_keeps_no_mail_back_and_is_not_hushed_up(mails, hoo
     with pytest.raises(Exception, match="500"):
         failed("The run failed")
     assert len(mails) == 1
+
+
+def test_mail_to_nobody_says_which_setting_is_missing_and_keeps_the_webhook_not_back(
+    mails, hook, monkeypatch
+):
+    monkeypatch.delenv("FEATURES_ALERT_MAIL_TO")
+    with pytest.raises(ConfigurationError, match="FEATURES_ALERT_MAIL_TO"):
+        failed("The run failed")
+    assert len(hook.posts) == 1
+    assert not mails
 
 
 def test_where_nothing_is_set_up_nobody_is_told(caplog):

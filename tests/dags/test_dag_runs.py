@@ -230,7 +230,7 @@ def test_chunk_whose_task_died_is_unfinished_and_clearing_plan_does_it(stack, tm
         for task in _instances(stack, BACKFILL, run_id)
         if task["task_id"] == "features.extract"
     }
-    assert labels == {f"items 1-{len(hats)} · category {HATS} · host 127.0.0.1"}
+    assert labels == {f"items 1-{len(hats)} · category {HATS} · host 127.0.0.1:{stack.shop.image_port}"}
 
 
 def test_next_scheduled_night_takes_up_three_missed_ones(stack):

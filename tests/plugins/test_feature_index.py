@@ -3,16 +3,12 @@
 import json
 import os
 import re
-import shutil
 import sqlite3
 import subprocess
 import sys
-import uuid
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -22,111 +18,30 @@ import pytest
 import requests
 
 from local_stack import inference
-from local_stack.airflow import Airflow
 from tasks import reports, summarise
 from tasks.errors import RunFailedError
 from tasks.inference import Inference
 from tasks.ledger import Ledger, Outcome
 from tasks.runs import Plan, Request
-from tasks.search import FEATURE, URL, VERSION, SearchIndex
-from tasks.settings import REPOSITORY, Settings
+from tasks.search import URL, VERSION
+from tasks.settings import Settings
 from tasks.statuses import Status
 from tests.picture_files import saved
+from tests.plugins.site import HOSTILE, Read, Site
 from tests.scripted_server import Reply, ScriptedServer
-from tests.shop_fixtures import NOON, search_connection, some_vector
+from tests.shop_fixtures import NOON
 
 NIGHTLY, BACKFILL, RETRY = "nightly_feature_index", "category_backfill", "retry_failed_images"
-HOSTILE = '<script>alert(1)</script>"onload='
-
-# Asked in a process of its own with the running Airflow's settings, as they cannot change within ours.
-ASK = """
-import json, sys
-from airflow.api_fastapi.app import create_app, get_auth_manager
-from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
-from airflow import plugins_manager
-from plugins.feature_index.app import create_app as pages
-from tasks.model import feature_version
-from tasks.settings import Settings
-create_app("core")
-tokens = {
-    role: get_auth_manager().generate_jwt(SimpleAuthManagerUser(username=role, role=role))
-    for role in ("admin", "viewer")
-}
-tokens["nobody"] = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="nobody", role=None))
-routes = []
-def walk(routes_):
-    for route in routes_:
-        if hasattr(route, "methods"):
-            routes.extend([method, route.path] for method in route.methods)
-        else:
-            walk(route.original_router.routes)
-walk(pages().routes)
-plugins, errors = plugins_manager._get_plugins()
-answer = {"tokens": tokens, "routes": routes, "version": feature_version(Settings.load()),
-    "plugins": [p.name for p in plugins if "/plugins/" in str(p.source) or p.name == "feature_index"],
-    "errors": errors}
-print("ANSWER" + json.dumps(answer))
-"""
-
-
-# The same Airflow as it is served under a path.
+# The same Airflow as it is served under a path: each request's status, where it leads, and its text.
 ASK_UNDER_A_PATH = """
-import os, sys
+import json, sys
 from fastapi.testclient import TestClient
 from airflow.api_fastapi.app import create_app
-client = TestClient(create_app("core"), cookies={"_token": sys.argv[1]})
-answer = client.get(sys.argv[2])
-assert answer.status_code == 200, answer.text
-print("ANSWER" + answer.text)
+token, *requests = sys.argv[1:]
+client = TestClient(create_app("core"), cookies={"_token": token}, follow_redirects=False)
+answers = [client.request(**json.loads(request)) for request in requests]
+print("ANSWER" + json.dumps([[a.status_code, a.headers.get("location"), a.text] for a in answers]))
 """
-
-
-@dataclass
-class Site:
-    """A running Airflow with our pages, and what the shop behind it holds."""
-
-    airflow: Airflow
-    settings: Settings
-    answer: dict[str, Any]
-
-    def ask(self, method: str, path: str, role: str | None = "admin", **options: Any) -> requests.Response:
-        """A request as the browser of a user of this role makes it; None is nobody logged in."""
-        cookies = {"_token": self.answer["tokens"][role]} if role else {}
-        url = f"{self.airflow.url}/feature-index{path}"
-        return requests.request(
-            method, url, cookies=cookies, timeout=30, **{"allow_redirects": False} | options
-        )
-
-    def form_token(self, role: str = "admin") -> str:
-        """The token in a page's form."""
-        form = Read.of(self.ask("GET", "/backfill?category_id=00000020", role).text)
-        return form.values["token"]
-
-
-class Read(HTMLParser):
-    """What a test looks for in a page."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.values: dict[str, str] = {}
-        self.tags: set[str] = set()
-        self.hrefs: set[str] = set()
-
-    @classmethod
-    def of(cls, page: str) -> "Read":
-        """Read a page."""
-        read = cls()
-        read.feed(page)
-        return read
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        """Note it."""
-        self.tags.add(tag)
-        given = dict(attrs)
-        if tag == "input" and given.get("name"):
-            self.values[given["name"] or ""] = given.get("value") or ""
-        if given.get("href"):
-            self.hrefs.add(given["href"] or "")
 
 
 def write_report(settings: Settings, dag: str, run: str, **changes: Any) -> None:
@@ -163,52 +78,6 @@ def write_report(settings: Settings, dag: str, run: str, **changes: Any) -> None
     path.write_text(json.dumps(report | changes))
 
 
-@pytest.fixture(scope="module")
-def site(
-    tmp_path_factory: pytest.TempPathFactory, elasticsearch_url: str, search_client: Any
-) -> Iterator[Site]:
-    folder = tmp_path_factory.mktemp("pages")
-    digests = REPOSITORY / "var" / "weight_digests"
-    if digests.is_dir():  # else the weights are read anew, which takes ten seconds
-        shutil.copytree(digests, folder / "var" / "weight_digests")
-    index = f"test-{uuid.uuid4().hex}"
-    settings = Settings(data_dir=folder / "var", index=index)
-    environment = {
-        "AIRFLOW_CONN_SHOP_SEARCH": elasticsearch_url,
-        "FEATURES_INDEX": index,
-        "FEATURES_DATA_DIR": str(settings.data_dir),
-    }
-    airflow = Airflow.start(folder / "airflow", shop_env=environment)
-    try:
-        asked = subprocess.run(
-            [sys.executable, "-c", ASK],
-            env=os.environ | airflow.environment,
-            cwd=folder,
-            capture_output=True,
-            text=True,
-            timeout=120,
-        )
-        assert asked.returncode == 0, asked.stderr
-        answer = json.loads(asked.stdout.partition("ANSWER")[2])
-        fill_index(search_client, elasticsearch_url, index, answer["version"])
-        yield Site(airflow, settings, answer)
-    finally:
-        airflow.stop()
-        search_client.indices.delete(index=index, ignore_unavailable=True)
-
-
-def fill_index(client: Any, url: str, index: str, version: str) -> None:
-    """Documents as the core server writes them: two of 00000010 with features, one of two of 00000020."""
-    shop = {"1": "00000010", "2": "00000010", "3": "00000020", "4": "00000020", "5": HOSTILE}
-    for item_id, category_id in shop.items():
-        client.index(index=index, id=item_id, document={"item_id": item_id, "category_id": category_id})
-    SearchIndex(search_connection(url), index).prepare()
-    for item_id in ("1", "2", "3"):
-        feature = {FEATURE: some_vector(int(item_id)).tolist(), VERSION: version, URL: "u"}
-        client.update(index=index, id=item_id, doc=feature)
-    client.indices.refresh(index=index)
-
-
 def paths(site: Site) -> list[tuple[str, str]]:
     filled = {"{dag_id}": NIGHTLY, "{run_id}": "any"}
     found = []
@@ -239,8 +108,8 @@ def test_every_route_refuses_those_who_are_not_logged_in_or_have_no_rights(site:
 def test_a_viewer_reads_every_page_and_starts_nothing(site: Site) -> None:
     for method, path in paths(site):
         answer = site.ask(method, path, "viewer", data={"token": site.form_token("viewer")})
-        if method == "GET":
-            assert answer.status_code in (200, 422), path  # 422: it needs to know a category
+        if method == "GET" or path == "/similar":
+            assert answer.status_code in (200, 422), path  # 422: it needs to know a category, or a picture
         else:
             assert answer.status_code == 403, path
     assert dag_runs(site, BACKFILL) == []
@@ -299,9 +168,12 @@ def test_pages_keep_to_themselves_and_strangers_text_stays_text(site: Site) -> N
         answer = site.ask("GET", path)
         assert answer.status_code == 200, answer.text
         read = Read.of(answer.text)
-        assert "script" not in read.tags
         assert not [href for href in read.hrefs if href.startswith("javascript")]
         policy = answer.headers["Content-Security-Policy"]
+        # Ours alone, which no stranger's text can pretend to be: the nonce is new in each answer.
+        assert [set(script) for script in read.scripts] == [{"nonce"}]
+        assert f"script-src 'nonce-{read.scripts[0]['nonce']}'" in policy
+        assert read.scripts[0]["nonce"] not in site.ask("GET", path).text
         assert "default-src 'none'" in policy
         assert "frame-ancestors 'self'" in policy
         assert "unsafe" not in policy
@@ -355,7 +227,12 @@ def test_a_report_shows_its_counts_and_bottleneck(site: Site) -> None:
     extract = text[text.index('<th scope="row">extract') :]
     assert "Bottleneck." in extract[: extract.index("</tr>")]
     assert text.count("Bottleneck.") == 1
-    assert f"/dags/{address.removeprefix('/runs/').replace('/', '/runs/')}" in links(site, address)
+    run = f"/dags/{address.removeprefix('/runs/').replace('/', '/runs/')}"
+    tasks = site.airflow._call("GET", f"/api/v2/dags/{NIGHTLY}/tasks")["tasks"]
+    # Those of the group are mapped with it, one for each chunk.
+    expected = {f"{run}/tasks/{t['task_id']}{'/mapped' * ('.' in t['task_id'])}" for t in tasks}
+    assert len(expected) == 5
+    assert {href for href in links(site, address) if href.startswith("/dags/")} == {run} | expected
 
 
 def links(site: Site, path: str) -> set[str]:
@@ -411,31 +288,61 @@ def test_no_name_leads_out_of_the_data_dir(site: Site, path: str) -> None:
     assert "found" not in answer.text.lower().replace("not found", "")
 
 
-def test_links_hold_under_a_path(site: Site) -> None:
+def test_every_task_of_ours_leads_to_its_runs_report_whatever_its_state(site: Site) -> None:
+    for dag_id, conf in ((BACKFILL, {"category_ids": ["00000020"]}), ("housekeeping", {})):
+        run_id = site.airflow.trigger(dag_id, conf=conf)
+        run = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances"
+        tasks = site.airflow._call("GET", run)["task_instances"]
+        assert tasks
+        for task in tasks:
+            given = site.airflow._call(
+                "GET", f"{run}/{task['task_id']}/links", params={"map_index": task["map_index"]}
+            )
+            link = f"/dags/{dag_id}/runs/{quote(run_id, safe='')}/plugin/feature-report"
+            assert given["extra_links"] == {"Feature report": link if dag_id == BACKFILL else None}
+
+
+def test_links_forms_and_redirects_hold_under_a_path(site: Site) -> None:
     write_report(site.settings, BACKFILL, "under a path")
-    asked = subprocess.run(
-        [
-            sys.executable,
-            *("-c", ASK_UNDER_A_PATH, site.answer["tokens"]["admin"]),
-            f"/shop/airflow/feature-index/runs/{BACKFILL}/under%20a%20path",
-        ],
-        env=os.environ
-        | site.airflow.environment
-        | {"AIRFLOW__API__BASE_URL": "http://x.example/shop/airflow"},
+    run_id = site.airflow.trigger(BACKFILL, conf={"category_ids": ["00000020"]})
+    root = "/shop/airflow"
+    report = f"/runs/{BACKFILL}/under%20a%20path"
+    pages = ("/", "/runs", "/failures", "/backfill?category_id=00000020", report)
+    asked = [{"method": "GET", "url": f"{root}/feature-index{page}"} for page in pages]
+    form = {"token": site.form_token(), "category_id": "00000020"}
+    asked.append({"method": "POST", "url": f"{root}/feature-index/backfill", "data": form})
+    instance = f"{root}/api/v2/dags/{BACKFILL}/dagRuns/{quote(run_id)}/taskInstances/plan"
+    asked.append({"method": "GET", "url": f"{instance}/links"})
+    program = [sys.executable, "-c", ASK_UNDER_A_PATH, site.answer["tokens"]["admin"]]
+    answered = subprocess.run(
+        [*program, *map(json.dumps, asked)],
+        env=os.environ | site.airflow.environment | {"AIRFLOW__API__BASE_URL": f"http://x.example{root}"},
         cwd=site.airflow.home,
         capture_output=True,
         text=True,
         timeout=120,
     )
-    assert asked.returncode == 0, asked.stderr
-    read = Read.of(asked.stdout.partition("ANSWER")[2])
-    assert read.hrefs >= {
-        "/shop/airflow/feature-index/",
-        "/shop/airflow/feature-index/runs",
-        "/shop/airflow/feature-index/failures",
-        f"/shop/airflow/dags/{BACKFILL}/runs/under%20a%20path",
+    assert answered.returncode == 0, answered.stderr
+    *shown, started, links = json.loads(answered.stdout.partition("ANSWER")[2])
+
+    read = [Read.of(text) for _, _, text in shown]
+    assert [status for status, *_ in shown] == [200] * len(pages)
+    assert {action for page in read for action in page.actions} == {
+        f"{root}/feature-index/{name}" for name in ("backfill", "failures", "runs")
     }
-    assert all(href.startswith(("/shop/airflow/", "#")) for href in read.hrefs)
+    hrefs = {href for page in read for href in page.hrefs}
+    assert all(href.startswith((f"{root}/", "#")) for href in hrefs)
+    assert hrefs >= {
+        f"{root}/feature-index/",
+        f"{root}/feature-index/runs",
+        f"{root}/feature-index/failures",
+        f"{root}/feature-index/backfill?category_id=00000020",
+        f"{root}/dags/{BACKFILL}/runs/under%20a%20path",
+    }
+    assert started[0] == 303
+    assert started[1].startswith(f"{root}/feature-index/runs/{BACKFILL}/manual__")
+    report = f"{root}/dags/{BACKFILL}/runs/{quote(run_id, safe='')}/plugin/feature-report"
+    assert json.loads(links[2])["extra_links"] == {"Feature report": report}
 
 
 # The HTTP API -----------------------------------------------------------------------------------
@@ -594,7 +501,7 @@ def test_failures_say_why_and_when_and_what_is_given_up(site: Site, book: sqlite
     assert str(next_at)[:16] in row
     assert "gone" in row
     read = Read.of(page)
-    assert "script" not in read.tags
+    assert len(read.scripts) == 1
     assert not [href for href in read.hrefs if href.startswith("javascript")]
 
 

@@ -1,5 +1,7 @@
 """Tests of tasks/graph.py: graphs that are kept, and what the CPU can do; test_model.py computes with them"""
 
+import os
+import time
 from pathlib import Path
 
 import pytest
@@ -25,6 +27,15 @@ def test_a_graph_is_made_once(tmp_path: Path) -> None:
     path = tmp_path / "graphs" / "one"
     assert [made_once(path), made_once(path)] == [1, 0]
     assert [file.name for file in path.parent.iterdir()] == ["one"]
+
+
+def test_a_graph_that_is_used_is_as_young_as_its_last_use(tmp_path: Path) -> None:
+    path = tmp_path / "one"
+    made_once(path)
+    os.utime(path, (0, 0))
+    before = time.time()
+    made_once(path)
+    assert path.stat().st_mtime >= before - 1
 
 
 @pytest.mark.parametrize("position", [0, 31, 32, 5_000, -1])

@@ -320,9 +320,9 @@ def test_chunks_hold_every_item_once_and_share_no_url(rows, size):
 
 def test_labels_say_what_is_in_a_chunk():
     rows = [
-        {"img_url": "https://a.example/1", "category_id": "00000010"},
+        {"img_url": "https://user:secret@A.example/1", "category_id": "00000010"},
         {"img_url": "https://a.example/2", "category_id": "00000010"},
-        {"img_url": "https://b.example/1", "category_id": "00000010"},
+        {"img_url": "https://b.example:8443/1", "category_id": "00000010"},
         {"img_url": "http://[::1", "category_id": "00000020"},
     ]
     _, labels = split(rows, 2)

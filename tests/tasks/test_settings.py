@@ -41,6 +41,7 @@ VALUES: dict[str, tuple[str, str, Any]] = {
     "FEATURES_SERVE_REQUESTS": ("serve_requests", "8", 8),
     "FEATURES_SERVE_TIMEOUT": ("serve_timeout", "30", 30.0),
     "FEATURES_SERVE_MEMORY": ("serve_memory", "2000000000", 2_000_000_000),
+    "FEATURES_EXACT_SEARCH_DOCUMENTS": ("exact_search_documents", "0", 0),
     "FEATURES_NIGHTLY_DEADLINE_HOURS": ("nightly_deadline_hours", "4.5", 4.5),
     "FEATURES_ALERT_MAIL_TO": ("alert_mail_to", "search@shop.example", "search@shop.example"),
     "FEATURES_KEEP_DAYS": ("keep_days", "30", 30.0),

@@ -1,0 +1,188 @@
+"""The page of similar items: those that look like an item, an uploaded photo or the picture at a URL."""
+
+import base64
+from dataclasses import dataclass
+from typing import Annotated
+
+import numpy as np
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+from airflow.api_fastapi.core_api.security import GetUserDep
+from fastapi import APIRouter, Depends, Form, HTTPException, Query, Request, UploadFile
+from fastapi.responses import Response
+from numpy.typing import NDArray
+
+from plugins.feature_index import services
+from plugins.feature_index.access import READ, from_our_page
+from plugins.feature_index.pages import PHOTO_TYPES, page
+from tasks import similar
+from tasks.fetch import MAX_URL_LENGTH
+from tasks.inference import Inference, InferenceError
+from tasks.model import DIMENSIONS, feature_version
+from tasks.search import Item, Scope, SearchIndex
+from tasks.settings import Settings
+from tasks.statuses import Status
+
+_NEIGHBOURS = 12
+_MATCHES = 24
+_LONGEST_TEXT = 200
+_SHOWN_BYTES = 700_000
+"""Of a photo that is shown again: its form carries it on, and a field of a form may have 1 MiB."""
+
+Text = Annotated[str, Query(max_length=_LONGEST_TEXT)]
+Field = Annotated[str, Form()]
+
+router = APIRouter(dependencies=READ, default_response_class=Response)
+
+
+@dataclass(frozen=True)
+class Sought:
+    """The picture whose neighbours are sought."""
+
+    name: str
+    feature: NDArray[np.float32]
+    picture: str | None
+    """Its URL, or the photo itself as one."""
+    item: Item | None = None
+
+    @property
+    def packed(self) -> str:
+        """The feature as a form carries it."""
+        return base64.b64encode(self.feature.astype("<f4").tobytes()).decode()
+
+
+@router.get("/similar")
+def similar_to_item(
+    request: Request,
+    user: GetUserDep,
+    q: Text = "",
+    item_id: str = "",
+    category_id: str = "",
+    compare: bool = False,
+) -> Response:
+    """Items that match a text, or those that look like one of them."""
+    settings = Settings.load()
+    index = services.search_index(settings)
+    if not item_id:
+        matches = index.find(q, _MATCHES) if q else None
+        return _page(request, user, settings, q=q, matches=matches)
+    found = index.item(item_id)
+    if found is None:
+        raise HTTPException(
+            404, "The index has no document of this item, or has not refreshed since it came."
+        )
+    item, feature = found
+    if feature is None or item.version != feature_version(settings):
+        return _page(request, user, settings, lacking=item)
+    sought = Sought(item.item_name or item.item_id, feature, item.img_url, item)
+    return _neighbours(request, user, settings, index, sought, category_id, compare)
+
+
+@router.post("/similar", dependencies=[Depends(from_our_page)])
+def similar_to_picture(
+    request: Request,
+    user: GetUserDep,
+    photo: UploadFile | None = None,
+    url: Field = "",
+    name: Field = "",
+    feature: Field = "",
+    picture: Field = "",
+    category_id: Field = "",
+    compare: Annotated[bool, Form()] = False,
+) -> Response:
+    """Items that look like a photo, like the picture at a URL, or like either once its feature is known."""
+    settings = Settings.load()
+    try:
+        if feature:
+            sought = Sought(name, _unpacked(feature), picture)
+        elif photo:
+            sought = _photo(photo, settings)
+        elif not url:
+            raise HTTPException(422, "Choose a photo, or paste the URL of a picture.")
+        else:
+            sought = Sought(url, Inference(settings).feature_of_url(url), url)
+    except InferenceError as error:
+        problem = _told(error, of_url=bool(url))
+        return _page(request, user, settings, status=error.http_status, url=url, problem=problem)
+    index = services.search_index(settings)
+    return _neighbours(request, user, settings, index, sought, category_id, compare)
+
+
+def _neighbours(
+    request: Request,
+    user: BaseUser,
+    settings: Settings,
+    index: SearchIndex,
+    sought: Sought,
+    category_id: str,
+    compare: bool,
+) -> Response:
+    scope = Scope(feature_version(settings), category_id, sought.item.item_id if sought.item else "")
+    among = index.count(scope)
+    exact = None
+    if compare and among <= settings.exact_search_documents:
+        exact = similar.exact(index, sought.feature, scope, _NEIGHBOURS)
+    return _page(
+        request,
+        user,
+        settings,
+        sought=sought,
+        category_id=category_id,
+        categories=index.categories(scope.version),
+        version=scope.version,
+        among=among,
+        neighbours=index.nearest(sought.feature, scope, _NEIGHBOURS) if among else [],
+        exact=exact,
+    )
+
+
+def _page(
+    request: Request, user: BaseUser, settings: Settings, *, status: int = 200, **values: object
+) -> Response:
+    shown: dict[str, object] = dict.fromkeys(("problem", "q", "url", "category_id"), "")
+    shown |= dict.fromkeys(("matches", "lacking", "sought"))
+    return page(
+        request,
+        "similar.html",
+        user,
+        status=status,
+        image_hosts=settings.image_hosts,
+        most_bytes=settings.max_image_bytes,
+        most_matches=_MATCHES,
+        longest_text=_LONGEST_TEXT,
+        longest_url=MAX_URL_LENGTH,
+        exact_at_most=settings.exact_search_documents,
+        **shown | values,
+    )
+
+
+def _photo(photo: UploadFile, settings: Settings) -> Sought:
+    """An uploaded photo with its feature.
+
+    Raises:
+        InferenceError: it has none.
+    """
+    content = photo.file.read(settings.max_image_bytes + 1)
+    shown = None
+    if len(content) <= _SHOWN_BYTES and photo.content_type in PHOTO_TYPES:
+        shown = f"data:{photo.content_type};base64,{base64.b64encode(content).decode()}"
+    return Sought(photo.filename or "the photo", Inference(settings).feature_of_picture(content), shown)
+
+
+def _unpacked(text: str) -> NDArray[np.float32]:
+    """The feature that a form carried."""
+    try:
+        feature = np.frombuffer(base64.b64decode(text, validate=True), "<f4")
+    except ValueError:
+        feature = np.empty(0, np.float32)
+    length = np.linalg.norm(feature)
+    if feature.shape != (DIMENSIONS,) or not np.isfinite(length) or length == 0:
+        raise HTTPException(422, "The form holds no feature. Choose the picture again.")
+    return feature
+
+
+def _told(error: InferenceError, *, of_url: bool) -> str:
+    """Why a picture has no feature, and of one at a URL, what to do where that is known."""
+    if error.status not in set(Status):
+        return error.message
+    remedy = Status(error.status).remedy if of_url else ""
+    return f"{error.status}: {error.message.removesuffix('.')}. {remedy}"
