@@ -1,7 +1,7 @@
 """The HTTP API under load: 32 clients for a minute, through Airflow's log-in, with local pictures.
 
 Each client asks for the feature of one item after another to be saved (saveImagenetFeature): each picture is
-fetched, decoded and computed, its feature written, and the document read again. Beside them Airflow's own
+fetched, decoded and computed, its document read and its feature written. Beside them Airflow's own
 health is asked for, and the memory of the inference process is read. Before and after, the model alone
 computes ready tensors. CPU seconds are those of our own processes: the inference process with its decoders,
 and Airflow's API server.
@@ -12,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -28,6 +29,7 @@ from local_stack import inference
 from local_stack.airflow import Airflow
 from local_stack.process import Server
 from tasks.errors import RunFailedError
+from tasks.inference import Inference
 from tasks.model import load
 from tasks.settings import REPOSITORY, Settings
 
@@ -82,16 +84,19 @@ def _alone(model: Any, tensors: Any) -> Pace:
 
 
 def _under_load(shop: VolumeShop, airflow: Airflow, serving: Server) -> tuple[Pace, list[Figure]]:
-    (api_server,) = (pid for name, pid in _leaders(airflow).items() if name == "api-server")
-    pids = {"inference": serving.process.pid, "Airflow's API server": api_server}
+    leaders = _leaders(airflow)
+    pids = {"inference": serving.process.pid, "Airflow's API server": leaders.pop("api-server")}
     _ask(shop, airflow, WARM_UP, 0)
     before = {name: family_seconds(pid) for name, pid in pids.items()}
-    others = _others(shop)
-    memory = _memory(serving)
+    others = _others(shop, leaders)
+    memory, counted = _memory(serving), _counted()
+    psutil.cpu_times_percent()  # from now on
     with _Health(airflow) as health:
         answered = _ask(shop, airflow, SECONDS, 1_000)
+    idle = psutil.cpu_times_percent().idle / 100
     used = {name: family_seconds(pid) - before[name] for name, pid in pids.items()}
-    beside = {name: seconds - others[name] for name, seconds in _others(shop).items()}
+    beside = {name: seconds - others[name] for name, seconds in _others(shop, leaders).items()}
+    pictures, batches = _counted()
     done = answered["codes"].get("200", 0)
     if not done:
         raise RunFailedError(f"The API did nothing: {answered['codes']} {answered['errors']}")
@@ -108,6 +113,8 @@ def _under_load(shop: VolumeShop, airflow: Airflow, serving: Server) -> tuple[Pa
         Figure("memory of the inference process, MB", memory / 1e6),
         Figure("slowest answer of Airflow's health", max(health.seconds), "s", at_most=5.0),
         Figure("unanswered questions for Airflow's health", health.failures, at_most=0),
+        Figure("pictures a batch", (pictures - counted[0]) / (batches - counted[1])),
+        Figure("share of the cores' time that was idle", idle),
         Figure("median answer", median(seconds), "s"),
         Figure("99 of 100 answers within", seconds[int(len(seconds) * 0.99)], "s"),
         *(Figure(f"CPU of {name}, ms a picture", 1000 * cpu / done) for name, cpu in (used | beside).items()),
@@ -151,8 +158,15 @@ def _leaders(airflow: Airflow) -> dict[str, int]:
     return leaders
 
 
-def _others(shop: VolumeShop) -> dict[str, float]:
+def _counted() -> tuple[int, int]:
+    """Pictures and batches that the inference process has computed."""
+    health = json.loads(Inference(Settings.load()).request("GET", "/health").body)
+    return health["pictures"], health["batches"]
+
+
+def _others(shop: VolumeShop, leaders: Mapping[str, int]) -> dict[str, float]:
     return {
+        "the rest of Airflow": sum(family_seconds(pid) for pid in leaders.values()),
         "Elasticsearch": elasticsearch_seconds(shop.search),
         "the image server": process_seconds(shop.server.process.pid),
     }

@@ -7,12 +7,12 @@ documents as it takes at most.
 
 import json
 import os
-import resource
 import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -236,13 +236,15 @@ def _exact(search: Elasticsearch, index: str, version: str, rounds: int) -> list
     shop = SearchIndex(Connection.from_environment(SEARCH), index)
     scope = Scope(version)
     feature = np.random.default_rng(1).random(dimensions, np.float32)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     exact = [_seconds(lambda: similar.exact(shop, feature, scope, 12)) for _ in range(rounds)]
-    more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    tracemalloc.start()
+    similar.exact(shop, feature, scope, 12)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
     return [
         Figure("exact search: documents of 2048 numbers", shop.count(scope)),
         Figure("exact search", median(exact), "s"),
-        Figure("exact search: memory it adds, MB", more / 1000),
+        Figure("exact search: memory it takes, MB", peak / 1_000_000),
         Figure(
             "approximate search there, ms",
             median(_seconds(lambda: shop.nearest(feature, scope, 12)) for _ in range(REQUESTS)) * 1000,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 
 JSON_BYTES = 65_536
 """Bytes of a request's JSON at most; a URL has 8,191 characters."""
+
+_EXAMPLE_URL = "https://img.example.org/4816000185.jpg"
 
 Given = TypeVar("Given", bound=BaseModel)
 
@@ -45,9 +47,9 @@ class SaveImagenetFeature(BaseModel):
     item_id: Annotated[
         str,
         AfterValidator(_an_id),
-        Field(examples=["4816000185"], description="the document's id, a string"),
+        Field(examples=["4816000185"], description="the document's id"),
     ]
-    img_url: Annotated[str, Field(examples=["https://img.example.org/4816000185.jpg"])]
+    img_url: Annotated[str, Field(examples=[_EXAMPLE_URL])]
 
 
 class SaveAllImageInfo(SaveImagenetFeature):
@@ -60,10 +62,10 @@ class SaveAllImageInfo(SaveImagenetFeature):
 class Saved(BaseModel):
     """What was done."""
 
-    item_id: str
+    item_id: Annotated[str, Field(examples=["4816000185"])]
     status: Annotated[str, Field(examples=["indexed"])]
-    imagenet_feature_version: str
-    index: str
+    imagenet_feature_version: Annotated[str, Field(examples=["inception_v3-71715aec4c39-pad299"])]
+    index: Annotated[str, Field(examples=["img_list"])]
 
 
 class ImagenetFeature(BaseModel):
@@ -183,7 +185,9 @@ async def save_all_image_info(request: Request) -> Saved:
 
 
 @router.get("/getImagenetFeature", responses=_REFUSALS, response_model=ImagenetFeature)
-async def get_imagenet_feature(request: Request, img_url: str) -> Response:
+async def get_imagenet_feature(
+    request: Request, img_url: Annotated[str, Query(examples=[_EXAMPLE_URL])]
+) -> Response:
     """Compute the feature of the picture; nothing is written."""
     service: Service = request.app.state.service
     return _feature(service, await service.places.carry_out(lambda: service.features.of_url(img_url)))

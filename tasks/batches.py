@@ -1,6 +1,7 @@
 """Lets threads that have one thing each share the work on many."""
 
 import threading
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
@@ -17,16 +18,18 @@ class Batches(Generic[T, R]):
     themselves, since more comes while the workers are busy.
     """
 
-    def __init__(self, work: Callable[[Sequence[T]], Sequence[R]], *, most: int, workers: int = 1) -> None:
+    def __init__(
+        self, work: Callable[[Sequence[T]], Sequence[R]], *, sizes: Sequence[int], workers: int = 1
+    ) -> None:
         """Start the workers.
 
         Args:
             work: gives a result for each of a batch, in order; threads call it at the same time.
-            most: things in one batch.
+            sizes: those that a batch may have, ascending from 1.
             workers: threads, which divide what waits among them.
         """
         self._work = work
-        self._most = most
+        self._sizes = sizes
         self._workers = workers
         self._waiting: deque[tuple[T, Future[R]]] = deque()
         self._closed = False
@@ -68,4 +71,5 @@ class Batches(Generic[T, R]):
                 self._changed.wait()
             # Its share, not all of it: another worker may be free the next moment.
             share = -(-len(self._waiting) // self._workers)
-            return [self._waiting.popleft() for _ in range(min(share, self._most))]
+            fitting = bisect_right(self._sizes, share)
+            return [self._waiting.popleft() for _ in range(self._sizes[fitting - 1] if fitting else 0)]

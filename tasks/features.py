@@ -74,7 +74,7 @@ class Features:
             self.model: Model = load(self._settings)
             self.model.compute(np.zeros((1, SIDE, SIDE, 3), np.float32))  # the first takes seconds
             self._computing = Batches(
-                self._compute, most=self._settings.batch_size, workers=self.model.streams
+                self._compute, sizes=_sizes(self._settings.batch_size), workers=self.model.streams
             )
             ending.callback(self._computing.close)
             self._downloads = _Downloads(self._settings)
@@ -117,6 +117,11 @@ class Features:
             self.pictures += len(tensors)
             self.batches += 1
         return list(features)
+
+
+def _sizes(most: int) -> list[int]:
+    """Those that batches have: for each that it meets, the model keeps its weights and results once more."""
+    return [*(1 << power for power in range((most - 1).bit_length())), most]
 
 
 def _copied(decoded: Tensor | BadPictureError) -> Tensor | BadPictureError:

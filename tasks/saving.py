@@ -33,10 +33,10 @@ class Saving:
         self._create = create
         self._writer: Writer | None = None
         self._checked_at = 0.0
-        self._pages = Batches(self._write, most=settings.bulk_size)
+        self._pages = Batches(self._write, sizes=range(1, settings.bulk_size + 1))
 
     def save(self, row: dict[str, Any], feature: Feature, at: datetime) -> None:
-        """Write the feature that a request of that time asked for; return once the index has it.
+        """Write the feature that a request of that time asked for; return once Elasticsearch has it.
 
         Raises:
             InferenceError: it was not written; its status says why.
@@ -59,7 +59,7 @@ class Saving:
             left = list(range(len(asked)))
             while left:
                 page = {asked[place].item_id: place for place in reversed(left)}
-                written = self._write_page([asked[place] for place in page.values()])
+                written = self._opened().write([asked[place] for place in page.values()])
                 for item_id, place in page.items():
                     outcomes[place] = written[item_id]
                 left = [place for place in left if outcomes[place] is None]
@@ -67,11 +67,6 @@ class Saving:
         except FeatureIndexError:
             self._writer = None  # the index may have changed
             raise
-
-    def _write_page(self, page: Sequence[Ready]) -> dict[str, Outcome]:
-        writer = self._opened()
-        outcomes = writer.write(page)
-        return outcomes | writer.missed(outcomes, searched=False)
 
     def _opened(self) -> Writer:
         now = time.monotonic()

@@ -227,33 +227,44 @@ class SearchIndex:
         Raises:
             ConfigurationError: the index does not exist, or holds no category that can be counted.
         """
-        has_feature = {"filter": _of_version(version)}
         with self._explained():
+            categories = {"terms": self._categories()}
             answer = self._search(
                 size=0,
                 track_total_hits=True,
                 aggs={
-                    "current": has_feature,
                     "versions": {"terms": {"field": VERSION, "size": 100}},
-                    "categories": {
-                        "terms": self._categories(),
-                        "aggs": {"current": has_feature},
-                    },
+                    "categories": categories,
+                    # Once for all: in each category anew, the filter would cost three times as much.
+                    "current": {"filter": _of_version(version), "aggs": {"categories": categories}},
                 },
             )
         counted = answer["aggregations"]
         documents = answer["hits"]["total"]["value"]
-        categories = tuple(
-            Category(str(bucket["key"]), bucket["doc_count"], bucket["current"]["doc_count"])
+        current = {b["key"]: b["doc_count"] for b in counted["current"]["categories"]["buckets"]}
+        found = tuple(
+            Category(str(bucket["key"]), bucket["doc_count"], current.get(bucket["key"], 0))
             for bucket in counted["categories"]["buckets"]
         )
         return Coverage(
             documents=documents,
             current=counted["current"]["doc_count"],
-            categories=categories,
-            elsewhere=documents - sum(category.documents for category in categories),
+            categories=found,
+            elsewhere=documents - sum(category.documents for category in found),
             versions={bucket["key"]: bucket["doc_count"] for bucket in counted["versions"]["buckets"]},
         )
+
+    def category(self, category_id: str, version: str) -> Category:
+        """Count one category as `coverage` does, in two requests too."""
+        with self._explained():
+            answer = self._search(
+                size=0,
+                query={"term": {self._category_field: category_id}},
+                track_total_hits=True,
+                aggs={"current": {"filter": _of_version(version)}},
+            )
+        counted = answer["aggregations"]["current"]["doc_count"]
+        return Category(category_id, answer["hits"]["total"]["value"], counted)
 
     def find(self, text: str, at_most: int) -> list[Item]:
         """Items whose id is `text`, then those with all its words in their name; the last word may be cut

@@ -91,7 +91,7 @@ class Settings(BaseSettings):
     """Requests of the HTTP API under way at once; beyond it they are told to come again."""
     serve_timeout: Seconds = 60.0
     """Seconds for one request of the HTTP API as a whole."""
-    serve_memory: int = Field(default=4_000_000_000, ge=1_000_000_000)
+    serve_memory: int = Field(default=5_000_000_000, ge=1_000_000_000)
     """Bytes that the process behind the HTTP API may take for its data."""
 
     exact_search_documents: int = Field(default=20_000, ge=0)

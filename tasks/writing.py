@@ -104,25 +104,26 @@ class Writer:
         """Let no thread begin another round; pages that are being written stay as they are."""
         self._stopped.set()
 
-    def missed(self, outcomes: Mapping[str, Outcome], *, searched: bool = True) -> dict[str, Outcome]:
+    def missed(self, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
         """What became of the items that were written, but that searches do not find.
 
-        Success is what the index holds, not what it answered. Searches see what is refreshed, which costs
-        the index more than a page is worth; not `searched`, documents are read as they are.
+        Success is what the index holds, not what it answered.
         """
-        written = {item_id for item_id, (status, _) in outcomes.items() if status is Status.INDEXED}
-        if searched and written:
-            written -= self._index.holding(sorted(written), self._version)
-        there = self._documents(sorted(written))
-        lost: dict[str, Outcome] = {}
-        for item_id in written:
-            if item_id not in there:
-                lost[item_id] = (Status.WAITING_FOR_DOCUMENT, "the document was deleted after it was written")
-            elif there[item_id].version != self._version:
-                lost[item_id] = (Status.SUPERSEDED, "the document was replaced after it was written")
-            elif searched:
-                lost[item_id] = (Status.REJECTED, "the index accepted the feature and does not hold it")
-        return lost
+        written = [item_id for item_id, (status, _) in outcomes.items() if status is Status.INDEXED]
+        if not written:
+            return {}
+        absent = set(written) - self._index.holding(written, self._version)
+        if not absent:
+            return {}
+        there = self._documents(sorted(absent))
+        return {
+            item_id: (Status.REJECTED, "the index accepted the feature and does not hold it")
+            if item_id in there and there[item_id].version == self._version
+            else (Status.SUPERSEDED, "the document was replaced after it was written")
+            if item_id in there
+            else (Status.WAITING_FOR_DOCUMENT, "the document was deleted after it was written")
+            for item_id in absent
+        }
 
     def _documents(self, item_ids: Sequence[str]) -> dict[str, Document]:
         documents = self._index.documents(item_ids)

@@ -142,11 +142,10 @@ def _report(dag_id: str, run_id: str) -> dict[str, Any]:
 
 
 def _category(settings: Settings, category_id: str) -> Category:
-    counted = services.search_index(settings).coverage(feature_version(settings))
-    for category in counted.categories:
-        if category.category_id == category_id:
-            return category
-    raise HTTPException(404, "The index has no documents of this category.")
+    counted = services.search_index(settings).category(category_id, feature_version(settings))
+    if not counted.documents:
+        raise HTTPException(404, "The index has no documents of this category.")
+    return counted
 
 
 async def _explain(request: Request, error: Exception) -> Response:

@@ -101,7 +101,8 @@ def similar_to_picture(
         else:
             sought = Sought(url, Inference(settings).feature_of_url(url), url)
     except InferenceError as error:
-        return _page(request, user, settings, status=error.http_status, url=url, problem=_told(error))
+        problem = _told(error, of_url=bool(url))
+        return _page(request, user, settings, status=error.http_status, url=url, problem=problem)
     index = services.search_index(settings)
     return _neighbours(request, user, settings, index, sought, category_id, compare)
 
@@ -179,7 +180,9 @@ def _unpacked(text: str) -> NDArray[np.float32]:
     return feature
 
 
-def _told(error: InferenceError) -> str:
-    """Why a picture has no feature, and what to do where that is known."""
-    known = error.status in set(Status)
-    return f"{error.status}: {error.message} {Status(error.status).remedy}" if known else error.message
+def _told(error: InferenceError, *, of_url: bool) -> str:
+    """Why a picture has no feature, and of one at a URL, what to do where that is known."""
+    if error.status not in set(Status):
+        return error.message
+    remedy = Status(error.status).remedy if of_url else ""
+    return f"{error.status}: {error.message.removesuffix('.')}. {remedy}"

@@ -60,13 +60,13 @@ def busy_with(gate: Gate, threads: ThreadPoolExecutor, batches: Batches[int, int
 def test_a_lonely_one_waits_for_nobody() -> None:
     gate = Gate()
     gate.let_through(1)
-    assert Batches(gate, most=8)(3) == 9
+    assert Batches(gate, sizes=range(1, 9))(3) == 9
     assert gate.batches == [[3]]
 
 
 def test_what_comes_meanwhile_shares_a_batch_and_each_gets_its_own(threads) -> None:
     gate = Gate()
-    batches = Batches(gate, most=3)
+    batches = Batches(gate, sizes=range(1, 4))
     busy_with(gate, threads, batches, 1)
     futures = ask(threads, batches, 1, 2, 3, 4, 5)
     gate.let_through(3)
@@ -76,7 +76,7 @@ def test_what_comes_meanwhile_shares_a_batch_and_each_gets_its_own(threads) -> N
 
 def test_workers_divide_what_waits(threads) -> None:
     gate = Gate()
-    batches = Batches(gate, most=100, workers=2)
+    batches = Batches(gate, sizes=range(1, 101), workers=2)
     busy_with(gate, threads, batches, 2)
     futures = ask(threads, batches, *range(1, 9))
     gate.let_through(1)
@@ -86,9 +86,19 @@ def test_workers_divide_what_waits(threads) -> None:
     assert [future.result(10) for future in futures] == [number**2 for number in range(1, 9)]
 
 
+def test_a_batch_has_the_largest_size_that_fits(threads) -> None:
+    gate = Gate()
+    batches = Batches(gate, sizes=[1, 4, 6])
+    busy_with(gate, threads, batches, 1)
+    futures = ask(threads, batches, *range(16))
+    gate.let_through(20)
+    assert [future.result(10) for future in futures] == [number**2 for number in range(16)]
+    assert list(map(len, gate.batches)) == [6, 6, 4]
+
+
 def test_an_error_is_that_of_its_batch_alone(threads) -> None:
     gate = Gate()
-    batches = Batches(gate, most=2)
+    batches = Batches(gate, sizes=range(1, 3))
     busy_with(gate, threads, batches, 1)
     first = ask(threads, batches, 1) + ask(threads, batches, -1)
     later = ask(threads, batches, 2)
@@ -100,14 +110,14 @@ def test_an_error_is_that_of_its_batch_alone(threads) -> None:
 
 
 def test_a_result_too_few_is_an_error_and_leaves_nobody_waiting(threads) -> None:
-    batches: Batches[int, int] = Batches(lambda numbers: [], most=2)  # noqa: ARG005
+    batches: Batches[int, int] = Batches(lambda numbers: [], sizes=range(1, 3))  # noqa: ARG005
     with pytest.raises(ValueError, match="zip"):
         threads.submit(batches, 1).result(10)
 
 
 def test_what_waits_at_the_end_is_still_done_and_nothing_new(threads) -> None:
     gate = Gate()
-    batches = Batches(gate, most=2)
+    batches = Batches(gate, sizes=range(1, 3))
     busy_with(gate, threads, batches, 1)
     futures = ask(threads, batches, 5)
     batches.close()

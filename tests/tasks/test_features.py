@@ -68,10 +68,10 @@ def test_requests_at_once_share_a_batch_and_each_gets_its_own(
         deadline = time.monotonic() + 30
         while len(computing._computing._waiting) < 3:
             assert time.monotonic() < deadline
-        gate.may.release(2)
+        gate.may.release(3)
         found = [future.result(30) for future in (first, *others)]
-    assert gate.sizes == [1, 3]
-    assert (computing.pictures, computing.batches) == (4, 2)
+    assert gate.sizes == [1, 2, 1]  # of the sizes, the largest that fits
+    assert (computing.pictures, computing.batches) == (4, 3)
     for seed, feature in enumerate(found):
         alone = loaded_model.compute(to_tensor(decode(picture(seed), 10**6))[None])[0]
         np.testing.assert_allclose(feature.vector, alone, atol=0.02)
@@ -111,3 +111,10 @@ def test_an_error_of_the_fetcher_itself_is_one_request_s(
             with pytest.raises(ZeroDivisionError):
                 computing.of_url(image_server.url("/1.png"))
     assert computing.of_url(image_server.url("/1.png")).vector.any()
+
+
+@pytest.mark.parametrize(
+    ("most", "sizes"), [(1, [1]), (2, [1, 2]), (32, [1, 2, 4, 8, 16, 32]), (5, [1, 2, 4, 5])]
+)
+def test_sizes_are_few_and_end_with_the_setting(most: int, sizes: list[int]) -> None:
+    assert features._sizes(most) == sizes

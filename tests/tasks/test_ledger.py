@@ -868,3 +868,20 @@ def test_a_page_holds_what_matches_every_filter(book):
 
 def test_a_page_of_a_ledger_that_nothing_was_written_to_is_empty(book):
     assert book.page() == []
+
+
+@SQLITE
+@pytest.mark.parametrize(
+    ("statement", "index"), [("page_by_last", "failures_last_at"), ("counts", "failures_status")]
+)
+def test_the_page_and_its_counts_are_read_from_an_index(book, store, statement, index):
+    book.record(planned(0), ended(GONE, "a"))
+    sql = (database.STATEMENTS / "ledger" / f"{statement}.sql").read_text()
+    values = dict.fromkeys(("any_category", "any_status", "any_item"), True) | {"at_most": 50}
+    values |= dict.fromkeys(("category_id", "status", "item_id", "after_last_at", "after_item_id"), "")
+    given = {name: value for name, value in values.items() if f":{name}" in sql}
+    with store.engine.connect() as asking:
+        steps = asking.connection.execute(f"explain query plan {sql}", given).fetchall()
+    told = [step[-1] for step in steps]
+    assert any(f"INDEX {index}" in step for step in told), told
+    assert not any("TEMP B-TREE" in step for step in told), told

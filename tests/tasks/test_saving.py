@@ -121,28 +121,6 @@ def test_a_document_that_changes_meanwhile_is_read_again(
     assert VERSION not in sqlite_shop.sources()["a"]
 
 
-@pytest.mark.parametrize(
-    ("after", "status"), [("replaced", "superseded"), ("deleted", "waiting_for_document")]
-)
-def test_what_the_index_does_not_hold_in_the_end_is_no_success(
-    sqlite_shop: SmallShop, new_saving: New, monkeypatch: pytest.MonkeyPatch, after: str, status: str
-) -> None:
-    sqlite_shop.write_document("a")
-    saving = new_saving()
-    real = SearchIndex.write
-
-    def written_and_then(self: SearchIndex, actions: Any) -> Any:
-        answers = list(real(self, actions))
-        if after == "replaced":
-            sqlite_shop.write_document("a")
-        else:
-            sqlite_shop.client.delete(index=sqlite_shop.index, id="a")
-        return answers
-
-    monkeypatch.setattr(SearchIndex, "write", written_and_then)
-    assert refusal(saving, row("a"), feature(1), NOON) == (409, status)
-
-
 # Versions ----------------------------------------------------------------------------------------
 
 

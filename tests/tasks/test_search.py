@@ -490,6 +490,8 @@ def test_coverage_counts_documents_by_category(search, search_client, index, map
         ("00000030", 1, 0),
     ]
     assert counted.versions == {"v1": 3, "v2": 1}
+    assert [search.category(c.category_id, "v1") for c in counted.categories] == list(counted.categories)
+    assert search.category("x", "v1").documents == 0
 
 
 def test_coverage_of_an_index_without_our_fields_is_nothing(search, search_client, index):
