@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from selenium.common.exceptions import (
+    ElementClickInterceptedException,
+    ElementNotInteractableException,
     JavascriptException,
     NoSuchElementException,
     NoSuchFrameException,
@@ -28,6 +30,14 @@ REPORT = "Feature report"
 
 T = TypeVar("T")
 
+_UNSETTLED = (
+    ElementClickInterceptedException,
+    ElementNotInteractableException,
+    JavascriptException,
+    NoSuchElementException,
+    StaleElementReferenceException,
+)
+"""What comes of a page that is still being drawn."""
 _WAIT_SECONDS = 60
 """How long a page may take on a machine that computes features meanwhile."""
 _ARGUMENTS = (
@@ -102,8 +112,7 @@ class Browser:
 
     def wait(self, condition: Callable[[], T | None], what: str, seconds: float = _WAIT_SECONDS) -> T:
         """What `condition` gives as soon as that is true of anything."""
-        unsettled = (NoSuchElementException, StaleElementReferenceException, JavascriptException)
-        waiting = WebDriverWait(self.driver, seconds, poll_frequency=0.1, ignored_exceptions=unsettled)
+        waiting = WebDriverWait(self.driver, seconds, poll_frequency=0.1, ignored_exceptions=_UNSETTLED)
         return waiting.until(lambda _: condition(), f"not within {seconds:g} s: {what}")  # type: ignore[return-value]
 
     def see(self, selector: str, text: str = "") -> WebElement:

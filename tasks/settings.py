@@ -103,7 +103,8 @@ class Settings(BaseSettings):
     """Who gets the mails of the connection feature_alerts_mail, separated by commas."""
 
     keep_days: float = Field(default=7.0, gt=0)
-    """Days that a run's plans, pictures and features stay on disk; none of a running run is removed."""
+    """Days that a run's plans, pictures and features stay on disk, and the kept graph of a model that no task
+    has loaded since; nothing of a running run and no graph of the model in use is removed."""
     keep_bytes: int = Field(default=100_000_000_000, ge=0)
     """Bytes that all of them may take; beyond it the oldest go first."""
     keep_reports_days: float = Field(default=365.0, gt=0)
