@@ -30,8 +30,8 @@ from local_stack import inference
 from local_stack.airflow import Airflow
 from local_stack.process import Server
 from tasks.errors import RunFailedError
-from tasks.inference import Inference
 from tasks.model import load
+from tasks.serve.client import Inference
 from tasks.settings import REPOSITORY, Settings
 
 SAVE, GET = "saveImagenetFeature", "getImagenetFeature"

@@ -6,7 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from local_stack.process import Server
-from tasks.inference import Inference, InferenceError
+from tasks.serve.client import Inference, InferenceError
 from tasks.settings import Settings
 
 COMMAND = (sys.executable, "-P", "-m", "tasks.serve")

@@ -16,11 +16,11 @@ from starlette.exceptions import HTTPException
 
 from plugins.feature_index.access import CALL, READ
 from plugins.feature_index.pages import page
-from tasks.answers import CODES, MEANINGS, InferenceError, refused
-from tasks.api import JSON_BYTES, answer_to, body_of, in_words, schema
 from tasks.errors import ConfigurationError
-from tasks.inference import Inference
-from tasks.places import Places
+from tasks.serve.answers import CODES, MEANINGS, InferenceError, refused
+from tasks.serve.api import JSON_BYTES, answer_to, body_of, in_words, schema
+from tasks.serve.client import Inference
+from tasks.serve.places import Places
 from tasks.settings import Settings
 
 _PASSED_ON = ("content-type", "retry-after", "x-feature-version")

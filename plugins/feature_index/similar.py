@@ -16,9 +16,9 @@ from plugins.feature_index.access import READ, from_our_page
 from plugins.feature_index.pages import PHOTO_TYPES, page
 from tasks import similar
 from tasks.fetch import MAX_URL_LENGTH
-from tasks.inference import Inference, InferenceError
 from tasks.model import DIMENSIONS, feature_version
 from tasks.search import Item, Scope, SearchIndex
+from tasks.serve.client import Inference, InferenceError
 from tasks.settings import Settings
 from tasks.statuses import Status
 

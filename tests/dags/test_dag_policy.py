@@ -191,7 +191,8 @@ def test_parsing_the_dags_imports_nothing_heavy():
 
 
 def test_tasks_import_neither_airflow_nor_what_stands_above_them():
-    names = [f"tasks.{path.stem}" for path in (REPOSITORY / "tasks").glob("*.py") if path.stem != "__main__"]
+    files = [path.relative_to(REPOSITORY) for path in (REPOSITORY / "tasks").rglob("*.py")]
+    names = [".".join(path.with_suffix("").parts) for path in files if path.stem != "__main__"]
     loaded = _modules_after("\n".join(f"import {name}" for name in names))
     assert "tasks" in loaded
     assert not loaded & {"airflow", "dags", "plugins", "local_stack"}

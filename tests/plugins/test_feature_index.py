@@ -20,10 +20,10 @@ import requests
 from local_stack import inference
 from tasks import reports, summarise
 from tasks.errors import RunFailedError
-from tasks.inference import Inference
 from tasks.ledger import Ledger, Outcome
 from tasks.runs import Plan, Request
 from tasks.search import URL, VERSION
+from tasks.serve.client import Inference
 from tasks.settings import Settings
 from tasks.statuses import Status
 from tests.picture_files import saved

@@ -61,5 +61,5 @@ def test_views_are_relative_so_that_they_hold_under_a_path(loaded: dict[str, Any
 
 def test_tasks_and_dags_import_no_plugin() -> None:
     for folder in ("tasks", "dags"):
-        for file in (REPOSITORY / folder).glob("*.py"):
+        for file in (REPOSITORY / folder).rglob("*.py"):
             assert not re.search(r"(?m)^\s*(from|import) plugins", file.read_text()), file.name

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.inference import VERSION_HEADER
 from tasks.search import FEATURE, URL, VERSION
+from tasks.serve.client import VERSION_HEADER
 from tests.plugins.site import HOSTILE, Read, Site
 from tests.shop_fixtures import some_vector
 

@@ -11,12 +11,12 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from tasks.answers import CODES, MEANINGS, VERSION_HEADER, InferenceError, refused
 from tasks.errors import ConfigurationError, FeatureIndexError, ServiceUnavailableError
-from tasks.features import Feature, Features
-from tasks.places import Places
-from tasks.saving import Saving
 from tasks.search import can_be_id
+from tasks.serve.answers import CODES, MEANINGS, VERSION_HEADER, InferenceError, refused
+from tasks.serve.features import Feature, Features
+from tasks.serve.places import Places
+from tasks.serve.saving import Saving
 from tasks.settings import Settings
 from tasks.statuses import Status
 

@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
-from tasks.answers import refused
+from tasks.serve.answers import refused
 
 G = TypeVar("G")
 T = TypeVar("T")

@@ -20,14 +20,14 @@ from pathlib import Path
 
 import uvicorn
 
-from tasks.api import Service, create_app
 from tasks.connections import SEARCH, Connection
 from tasks.errors import ConfigurationError, FeatureIndexError
-from tasks.features import Features
-from tasks.inference import Inference
-from tasks.places import Places
-from tasks.saving import Saving
 from tasks.search import SearchIndex
+from tasks.serve.api import Service, create_app
+from tasks.serve.client import Inference
+from tasks.serve.features import Features
+from tasks.serve.places import Places
+from tasks.serve.saving import Saving
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)

@@ -1,4 +1,4 @@
-"""Tests of tasks/saving.py: chosen features that requests save into a real Elasticsearch."""
+"""Tests of tasks/serve/saving.py: chosen features that requests save into a real Elasticsearch."""
 
 import hashlib
 import threading
@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from tasks import index, packs
-from tasks.answers import InferenceError
 from tasks.errors import ConfigurationError, ServiceUnavailableError
-from tasks.features import Feature
-from tasks.saving import Saving
 from tasks.search import AT, FEATURE, FIELDS, IMAGE, URL, VERSION, SearchIndex
+from tasks.serve.answers import InferenceError
+from tasks.serve.features import Feature
+from tasks.serve.saving import Saving
 from tests.shop_fixtures import CATEGORY, FEATURE_VERSION, NOON, SmallShop, some_vector, url_of
 
 New = Callable[..., Saving]

@@ -1,4 +1,4 @@
-"""Tests of tasks/places.py: how many are worked on at once, and for how long."""
+"""Tests of tasks/serve/places.py: how many are worked on at once, and for how long."""
 
 import asyncio
 import threading
@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from tasks.answers import InferenceError
-from tasks.places import Places
+from tasks.serve.answers import InferenceError
+from tasks.serve.places import Places
 
 
 def run(coroutine: Coroutine[Any, Any, Any]) -> Any:

@@ -1,4 +1,4 @@
-"""Tests of tasks/features.py: the real model, real decoders and HTTP, asked by many at once."""
+"""Tests of tasks/serve/features.py: the real model, real decoders and HTTP, asked by many at once."""
 
 import dataclasses
 import threading
@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tasks import features
-from tasks.answers import InferenceError
-from tasks.features import Features
 from tasks.model import Model
 from tasks.picture import decode, to_tensor
+from tasks.serve import features
+from tasks.serve.answers import InferenceError
+from tasks.serve.features import Features
 from tasks.settings import Settings
 from tests.picture_files import saved
 from tests.scripted_server import Reply, ScriptedServer

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any
 
-from tasks.answers import refused
-from tasks.batches import Batches
 from tasks.errors import FeatureIndexError
-from tasks.features import Feature
 from tasks.search import SearchIndex
+from tasks.serve.answers import refused
+from tasks.serve.batches import Batches
+from tasks.serve.features import Feature
 from tasks.settings import Settings
 from tasks.statuses import Status
 from tasks.writing import Outcome, Ready, Writer

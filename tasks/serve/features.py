@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.addresses import RefusedURLError
-from tasks.answers import refused
-from tasks.batches import Batches
 from tasks.decoders import Decoders, Tensor
 from tasks.fetch import Fetched, Fetcher, check_url
 from tasks.hosts import HostQueues
 from tasks.machine import cores
 from tasks.model import Model, load, unusable
 from tasks.picture import SIDE, BadPictureError
+from tasks.serve.answers import refused
+from tasks.serve.batches import Batches
 from tasks.settings import Settings
 from tasks.statuses import Status
 

@@ -24,11 +24,12 @@ import pytest
 from PIL import Image
 
 from local_stack import inference
-from tasks import model, serve
+from tasks import model
 from tasks.errors import ConfigurationError
-from tasks.inference import Answer, Inference, InferenceError
 from tasks.model import feature_version
 from tasks.search import AT, FEATURE, IMAGE, URL, VERSION
+from tasks.serve import __main__ as serve
+from tasks.serve.client import Answer, Inference, InferenceError
 from tasks.settings import REPOSITORY, Settings
 from tests.picture_files import resized_with_pad, saved
 from tests.scripted_server import Exchange, Reply, ScriptedServer

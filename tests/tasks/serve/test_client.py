@@ -1,4 +1,4 @@
-"""Tests of tasks/inference.py against a server at a socket that answers whatever a test wants."""
+"""Tests of tasks/serve/client.py against a server at a socket that answers whatever a test wants."""
 
 import json
 import socketserver
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tasks.inference import Inference, InferenceError
+from tasks.serve.client import Inference, InferenceError
 from tasks.settings import Settings
 
 FEATURE = np.random.default_rng(1).random(2048, np.float32)

@@ -11,8 +11,8 @@ from urllib.parse import urlencode
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.answers import VERSION_HEADER, InferenceError, refused
 from tasks.model import DIMENSIONS, feature_version
+from tasks.serve.answers import VERSION_HEADER, InferenceError, refused
 from tasks.settings import Settings
 from tasks.statuses import Status
 

@@ -1,4 +1,4 @@
-"""Tests of tasks/batches.py: what shares a batch, and what becomes of each."""
+"""Tests of tasks/serve/batches.py: what shares a batch, and what becomes of each."""
 
 import threading
 import time
@@ -7,7 +7,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from tasks.batches import Batches
+from tasks.serve.batches import Batches
 
 
 class Gate:
