@@ -11,17 +11,21 @@ import sys
 import time
 from collections import Counter
 from typing import Any
+from urllib.parse import quote
 
 
 async def _client(work: dict[str, Any], numbers: "itertools.count[int]", answers: "_Answers") -> None:
     reader, writer = await asyncio.open_connection(work["host"], work["port"])
     while time.monotonic() < answers.until:
         number = next(numbers) % work["items"]
-        body = json.dumps(
-            {"item_id": f"{number:010}", "img_url": work["url"].replace("NUMBER", str(number))}
-        ).encode()
+        url = f"{work['url']}{number}"
+        if work["operation"].endswith("getImagenetFeature"):
+            line, body = f"GET {work['operation']}?img_url={quote(url)}", b""
+        else:
+            line = f"POST {work['operation']}"
+            body = json.dumps({"item_id": f"{number:010}", "img_url": url}).encode()
         head = (
-            f"POST {work['path']} HTTP/1.1\r\nHost: {work['host']}:{work['port']}\r\n"
+            f"{line} HTTP/1.1\r\nHost: {work['host']}:{work['port']}\r\n"
             f"Authorization: Bearer {work['token']}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )

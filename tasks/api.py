@@ -197,8 +197,10 @@ async def get_imagenet_feature(
 async def feature(request: Request) -> Response:
     """The feature of a picture, whose bytes are the body."""
     service: Service = request.app.state.service
-    content = await body_of(request, service.settings.max_image_bytes)
-    return _feature(service, await service.places.carry_out(lambda: service.features.of_picture(content)))
+    found = await service.places.carry_out_on(
+        lambda: body_of(request, service.settings.max_image_bytes), service.features.of_picture
+    )
+    return _feature(service, found)
 
 
 @router.get("/health", include_in_schema=False)
@@ -253,7 +255,7 @@ def answer_to(error: InferenceError) -> Response:
     return JSONResponse(error.to_json(), error.http_status, error.headers)
 
 
-async def _answer(_: Request, error: Exception) -> Response:
+async def _answer(request: Request, error: Exception) -> Response:
     match error:
         case InferenceError():
             return answer_to(error)
@@ -261,7 +263,7 @@ async def _answer(_: Request, error: Exception) -> Response:
             return answer_to(refused("unavailable", str(error)))
         case ConfigurationError():
             return answer_to(refused("misconfigured", str(error)))
-    return await _answer_to_failure(_, error)
+    return await _answer_to_failure(request, error)
 
 
 async def _answer_to_input(_: Request, error: Exception) -> Response:

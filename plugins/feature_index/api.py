@@ -77,15 +77,16 @@ def openapi(request: Request) -> Response:
 def described(request: Request, user: GetUserDep) -> Response:
     """The same for a person."""
     statuses = [(CODES[name], name, meaning) for name, meaning in MEANINGS.items()]
-    address = str(request.base_url).rstrip("/")
+    origin = f"{request.url.scheme}://{request.url.netloc}"
+    root = request.scope["root_path"]
     return page(
         request,
         "api.html",
         user,
-        operations=list(_operations(_described(request.scope["root_path"]))),
+        operations=list(_operations(_described(root))),
         statuses=sorted(statuses),
-        address=address,
-        airflow_address=address.rpartition("/")[0],
+        address=origin + root,
+        airflow_address=origin + root.rpartition("/")[0],
     )
 
 

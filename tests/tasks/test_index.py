@@ -19,6 +19,7 @@ from tasks import index, packs
 from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.search import AT, FEATURE, IMAGE, URL, VERSION, SearchIndex
 from tasks.statuses import Status
+from tasks.writing import Writer
 from tests.plans import plan_over
 from tests.shop_fixtures import FEATURE_VERSION, some_vector, url_of
 
@@ -501,13 +502,13 @@ def test_an_error_elsewhere_lets_no_request_begin_another_round(sqlite_shop, aro
     _, chunk = stocked(sqlite_shop, 2)
     begun, stopped = threading.Event(), threading.Event()
     calls = []
-    stop = index._Writer.stop
+    stop = Writer.stop
 
     def stops(self):
         stop(self)
         stopped.set()
 
-    monkeypatch.setattr(index._Writer, "stop", stops)
+    monkeypatch.setattr(Writer, "stop", stops)
 
     def one_fails(item_ids, _):
         calls.extend(item_ids)

@@ -68,3 +68,35 @@ def test_an_error_of_the_work_comes_out_as_it_is_and_frees_the_place(error: Exce
         assert places.taken == 0
 
     run(ask())
+
+
+def test_nothing_is_read_without_a_place_and_a_place_is_not_lost_over_reading() -> None:
+    async def ask() -> None:
+        places, gate, read = Places(1, 0.1), threading.Event(), []
+
+        async def some() -> int:
+            read.append(1)
+            return 20
+
+        async def none() -> int:
+            raise ValueError("cut off")
+
+        async def never() -> int:
+            await asyncio.sleep(30)
+            return 0
+
+        assert await places.carry_out_on(some, lambda given: given + 1) == 21
+        with pytest.raises(ValueError, match="cut off"):
+            await places.carry_out_on(none, str)
+        with pytest.raises(InferenceError) as refused:
+            await places.carry_out_on(never, str)
+        assert refused.value.status == "too_slow"
+        under_way = asyncio.create_task(places.carry_out(lambda: gate.wait(10)))
+        await asyncio.sleep(0)
+        with pytest.raises(InferenceError) as refused:
+            await places.carry_out_on(some, str)
+        assert (refused.value.status, read) == ("busy", [1])
+        gate.set()
+        assert await under_way
+
+    run(ask())
