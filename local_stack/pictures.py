@@ -87,7 +87,10 @@ def _show(browser: Browser, running: Stack, night: str) -> None:
         browser.click("nav a", "Failures")
         browser.see("h1", "Failures")
     _save(browser, "failures")
-    item = running.shop.newest_items(1)[min(running.shop.category_names())][0]
+    shop = running.shop
+    assert shop is not None
+    newest = shop.newest_items(2)[min(shop.category_names())]
+    item = next(item_id for item_id in newest if item_id not in shop.without_document)
     browser.open(f"/plugin/feature-index/feature-index/similar?item_id={item}")
     with browser.frame(PAGES):
         browser.see("#found")

@@ -48,10 +48,11 @@ def lost(running: Stack) -> Item:
 
 @pytest.fixture(scope="module")
 def similar(running: Stack, lost: Item) -> Item:
-    """Another item of that category."""
+    """An item of that category without a flaw, which its name would tell in brackets."""
     with closing(sqlite3.connect(running.shop.catalog_path)) as catalogue:
-        query = "select item_id, category_id, img_url from items where category_id = ? and item_id != ?"
-        return Item(*catalogue.execute(query, (lost.category_id, lost.item_id)).fetchone())
+        whole = "category_id = ? and item_name not like '%(%'"
+        query = f"select item_id, category_id, img_url from items where {whole}"
+        return Item(*catalogue.execute(query, (lost.category_id,)).fetchone())
 
 
 @pytest.fixture(scope="module")
