@@ -20,7 +20,7 @@ from tests.shop_fixtures import remember_model
 ITEMS = 140
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def running(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Iterator[Stack]:
     """The drawn shop with Airflow, which starts no run by itself."""
     if problem := browser.missing():
@@ -56,14 +56,14 @@ def running(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
         started.search.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def window(running: Stack) -> Iterator[Browser]:
     """A browser in which nobody has logged in yet."""
     with Browser.opened(running.airflow.url) as opened:
         yield opened
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def admin(running: Stack, window: Browser) -> Browser:
     """The browser of somebody who has logged in on Airflow's page."""
     window.open("/plugin/feature-index")
