@@ -14,18 +14,12 @@ R = TypeVar("R")
 class Batches(Generic[T, R]):
     """Work on what waits, as much of it at once as is worthwhile, the moment a worker is free for it.
 
-    Where little is asked for, batches are small, and where much is, they grow by themselves, since more comes
-    while the workers are busy. Only where a batch costs about the same whatever is in it does its first thing
-    wait a moment for company.
+    Nothing waits for company: where little is asked for, batches are small, and where much is, they grow by
+    themselves, since more comes while the workers are busy.
     """
 
     def __init__(
-        self,
-        work: Callable[[Sequence[T]], Sequence[R]],
-        *,
-        sizes: Sequence[int],
-        workers: int = 1,
-        company: float = 0.0,
+        self, work: Callable[[Sequence[T]], Sequence[R]], *, sizes: Sequence[int], workers: int = 1
     ) -> None:
         """Start the workers.
 
@@ -33,12 +27,10 @@ class Batches(Generic[T, R]):
             work: gives a result for each of a batch, in order; threads call it at the same time.
             sizes: those that a batch may have, ascending from 1.
             workers: threads, which divide what waits among them.
-            company: seconds that a worker waits for more, once there is something and it is free.
         """
         self._work = work
         self._sizes = sizes
         self._workers = workers
-        self._company = company
         self._waiting: deque[tuple[T, Future[R]]] = deque()
         self._closed = False
         self._changed = threading.Condition()
@@ -72,16 +64,11 @@ class Batches(Generic[T, R]):
                     if not waiting.done():
                         waiting.set_exception(error)
 
-    def _enough(self) -> bool:
-        return self._closed or len(self._waiting) >= self._sizes[-1]
-
     def _next(self) -> list[tuple[T, Future[R]]]:
         """What to work on; nothing once it is over."""
         with self._changed:
             while not self._waiting and not self._closed:
                 self._changed.wait()
-            if self._company:
-                self._changed.wait_for(self._enough, self._company)
             # Its share, not all of it: another worker may be free the next moment.
             share = -(-len(self._waiting) // self._workers)
             fitting = bisect_right(self._sizes, share)

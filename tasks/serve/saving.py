@@ -16,9 +16,6 @@ from tasks.writing import Outcome, Ready, Writer
 
 _CHECKED_FOR = 60.0
 """Seconds that an index is taken to be as it was seen: mapping, versions, what its name stands for."""
-_COMPANY = 0.02
-"""Seconds: the features of a batch come one after the other, and a page of one costs Elasticsearch four times
-as much for each document as a page of eight."""
 
 
 class Saving:
@@ -36,8 +33,7 @@ class Saving:
         self._create = create
         self._writer: Writer | None = None
         self._checked_at = 0.0
-        sizes = range(1, settings.bulk_size + 1)
-        self._pages = Batches(self._write, sizes=sizes, company=_COMPANY)
+        self._pages = Batches(self._write, sizes=range(1, settings.bulk_size + 1))
 
     def save(self, row: dict[str, Any], feature: Feature, at: datetime) -> None:
         """Write the feature that a request of that time asked for; return once Elasticsearch has it.

@@ -125,13 +125,3 @@ def test_what_waits_at_the_end_is_still_done_and_nothing_new(threads) -> None:
         batches(6)
     gate.let_through(2)
     assert futures[0].result(10) == 25
-
-
-def test_a_first_one_waits_for_company_where_it_is_asked_to(threads) -> None:
-    gate = Gate()
-    gate.let_through(2)
-    batches = Batches(gate, sizes=range(1, 4), company=30)
-    futures = [threads.submit(batches, number) for number in (1, 2, 3)]  # as many as there may be
-    assert [future.result(10) for future in futures] == [1, 4, 9]
-    assert list(map(len, gate.batches)) == [3]
-    assert Batches(gate, sizes=range(1, 4), company=0.01)(5) == 25  # alone, and not for ever
