@@ -139,14 +139,13 @@ def test_what_may_pass_is_tried_again(image_server: ScriptedServer, plan_of: Mak
     image_server.answer("/third", bad, limited, good)
     image_server.answer("/never", bad)
     image_server.answer("/limited", limited)
-    image_server.answer("/cut", lambda exchange: exchange.reset())
     image_server.answer("/forbidden", Reply(403))
-    paths = ["/second", "/third", "/never", "/limited", "/cut", "/forbidden"]
+    paths = ["/second", "/third", "/never", "/limited", "/forbidden"]
     chunk = plan_of([image_server.url(path) for path in paths]).chunks[0]
 
     statistics = download.run(chunk, settings_for(image_server, download_attempts=3))
 
-    asked = {"/second": 2, "/third": 3, "/never": 3, "/limited": 3, "/cut": 3, "/forbidden": 1}
+    asked = {"/second": 2, "/third": 3, "/never": 3, "/limited": 3, "/forbidden": 1}
     assert Counter(request.path for request in image_server.requests) == asked
     assert statistics["requests"] == sum(asked.values())
     found = {url.removeprefix(image_server.url("")): row for url, row in pictures(chunk).items() if url}
@@ -155,10 +154,21 @@ def test_what_may_pass_is_tried_again(image_server: ScriptedServer, plan_of: Mak
         "/third": None,
         "/never": "unreachable",
         "/limited": "rate_limited",
-        "/cut": "unreachable",
         "/forbidden": "forbidden",
     }
     assert found["/second"]["content"] == found["/third"]["content"] == b"photo"
+
+
+@pytest.mark.usefixtures("short_back_off")
+def test_an_answer_that_is_cut_is_tried_again(image_server: ScriptedServer, plan_of: MakePlan) -> None:
+    """Alone on its server, so that no connection is kept, on which it would be asked for once more."""
+    image_server.answer("/cut", lambda exchange: exchange.reset())
+    chunk = plan_of([image_server.url("/cut")]).chunks[0]
+
+    assert download.run(chunk, settings_for(image_server, download_attempts=3))["requests"] == 3
+
+    assert len(image_server.requests) == 3
+    assert [row["status"] for row in pictures(chunk).values()] == ["unreachable"]
 
 
 def test_the_pauses_between_tries_grow(
