@@ -37,7 +37,10 @@ class Figure:
             return f"{self.value:,}"
         if self.unit == "s":
             return f"{self.value:.1f} s"
-        return f"{self.value:,.0f}" if self.value >= 1_000 else f"{self.value:.3f}"
+        if self.value >= 1_000:
+            return f"{self.value:,.0f}"
+        # Close to 1, as cosines are, what is missing is what counts.
+        return f"{self.value:.5f}" if 0.99 <= self.value < 1 else f"{self.value:.3f}"
 
     def to_json(self) -> dict[str, Any]:
         """Plain values; met is null where there is no goal."""

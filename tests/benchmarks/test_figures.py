@@ -26,6 +26,7 @@ def test_table_shows_each_kind_of_number_and_marks_a_missed_goal():
         Figure("documents", 1000, at_least=1000),
         Figure("time", 80.26, "s"),
         Figure("ratio", 1.3, at_most=1.25),
+        Figure("cosine", 0.999771, at_least=0.9997),
     ]
     assert table("cost", figures).splitlines() == [
         "| cost | value | goal | met |",
@@ -33,6 +34,7 @@ def test_table_shows_each_kind_of_number_and_marks_a_missed_goal():
         "| documents | 1,000 | ≥ 1,000 | yes |",
         "| time | 80.3 s |  |  |",
         "| ratio | 1.300 | ≤ 1.25 | **no** |",
+        "| cosine | 0.99977 | ≥ 0.9997 | yes |",
     ]
 
 
