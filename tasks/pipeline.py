@@ -51,18 +51,18 @@ def _features(chunks: Sequence[Chunk], settings: Settings, services: Services, p
     def fetch(chunk: Chunk) -> None:
         download.run(chunk, settings, progress)
 
+    def prepare() -> None:
+        if not all(chunk.features.exists() for chunk in chunks):
+            load(settings)
+
     with ThreadPoolExecutor(1, "download") as downloads, ThreadPoolExecutor(1, "index") as writes:
         try:
-            written: Future[Any] | None = None
-            if not all(chunk.features.exists() for chunk in chunks):
-                written = writes.submit(load, settings)  # there is nothing to write yet
+            beside: Future[Any] = writes.submit(prepare)  # there is nothing to write yet
             for chunk, _ in one_ahead(downloads, fetch, chunks):
                 extract.run(chunk, settings, progress)
-                if written is not None:
-                    written.result()
-                written = writes.submit(index.run, chunk, settings, services, progress)
-            if written is not None:
-                written.result()
+                beside.result()
+                beside = writes.submit(index.run, chunk, settings, services, progress)
+            beside.result()
         except BaseException:
             stopped.set()
             raise
