@@ -16,9 +16,9 @@ from starlette.exceptions import HTTPException
 
 from plugins.feature_index.access import CALL, READ
 from plugins.feature_index.pages import page
-from tasks.errors import ConfigurationError
-from tasks.serve.answers import CODES, MEANINGS, InferenceError, refused
-from tasks.serve.api import JSON_BYTES, answer_to, body_of, in_words, schema
+from tasks.errors import FeatureIndexError
+from tasks.serve.answers import CODES, MEANINGS, InferenceError
+from tasks.serve.api import JSON_BYTES, answer_to, body_of, schema
 from tasks.serve.client import Inference
 from tasks.serve.places import Places
 from tasks.settings import Settings
@@ -36,12 +36,8 @@ class _JsonRoute(APIRoute):
         async def answer(request: Request) -> Response:
             try:
                 return await handle(request)
-            except InferenceError as error:
+            except (FeatureIndexError, RequestValidationError) as error:
                 return answer_to(error)
-            except ConfigurationError as error:
-                return answer_to(refused("misconfigured", str(error)))
-            except RequestValidationError as error:
-                return answer_to(refused("bad_request", in_words(error)))
             except HTTPException as error:
                 status = {401: "not_logged_in", 403: "not_allowed"}.get(error.status_code, "bad_request")
                 return answer_to(InferenceError(error.status_code, status, str(error.detail)))

@@ -128,10 +128,8 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(openapi_url=None)
     app.state.service = service
     app.include_router(router)
-    app.add_exception_handler(FeatureIndexError, _answer)
-    app.add_exception_handler(RequestValidationError, _answer_to_input)
-    app.add_exception_handler(MemoryError, _answer_to_lack_of_memory)
-    app.add_exception_handler(Exception, _answer_to_failure)
+    for kind in (FeatureIndexError, RequestValidationError, MemoryError, Exception):
+        app.add_exception_handler(kind, _answer)
     return app
 
 
@@ -250,33 +248,28 @@ def _feature(service: Service, found: Feature) -> Response:
     return Response(content, media_type="application/json", headers={VERSION_HEADER: version})
 
 
-def answer_to(error: InferenceError) -> Response:
+def answer_to(error: Exception) -> Response:
     """An error as it is answered."""
-    return JSONResponse(error.to_json(), error.http_status, error.headers)
+    refusal = _refusal(error)
+    return JSONResponse(refusal.to_json(), refusal.http_status, refusal.headers)
 
 
-async def _answer(request: Request, error: Exception) -> Response:
+def _refusal(error: Exception) -> InferenceError:
     match error:
         case InferenceError():
-            return answer_to(error)
+            return error
+        case RequestValidationError():
+            return refused("bad_request", in_words(error))
         case ServiceUnavailableError():
-            return answer_to(refused("unavailable", str(error)))
+            return refused("unavailable", str(error))
         case ConfigurationError():
-            return answer_to(refused("misconfigured", str(error)))
-    return await _answer_to_failure(request, error)
+            return refused("misconfigured", str(error))
+        case MemoryError():
+            log.error("Out of memory: FEATURES_SERVE_MEMORY is too little for what is asked. %s", error)
+            return refused("unavailable", "The inference process has no memory left for this at the moment.")
+    # The server logs it.
+    return refused("failed", "An error in the program; the inference process's log has it.")
 
 
-async def _answer_to_input(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return answer_to(refused("bad_request", in_words(error)))
-
-
-async def _answer_to_lack_of_memory(_: Request, error: Exception) -> Response:
-    log.error("Out of memory: FEATURES_SERVE_MEMORY is too little for what is asked at once. %s", error)
-    return answer_to(
-        refused("unavailable", "The inference process has no memory left for this at the moment.")
-    )
-
-
-async def _answer_to_failure(_: Request, error: Exception) -> Response:  # noqa: ARG001 (the server logs it)
-    return answer_to(refused("failed", "An error in the program; the inference process's log has it."))
+async def _answer(_: Request, error: Exception) -> Response:
+    return answer_to(error)
