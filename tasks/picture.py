@@ -24,7 +24,9 @@ SIDE = 299
 
 Indices = NDArray[np.intp]
 
-_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
+"""Those we take, by Pillow's names, which are also those of their media types."""
+
 # What each of them begins with, so that damage is told from something else altogether.
 _SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM", re.DOTALL)
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
@@ -132,7 +134,7 @@ def decode(content: bytes, max_pixels: int) -> Picture:
     # Pillow asks for a WebP's whole canvas before it tells the size.
     _check_size(_webp_size(content), max_pixels)
     try:
-        image = Image.open(io.BytesIO(content), formats=_FORMATS)
+        image = Image.open(io.BytesIO(content), formats=FORMATS)
     except MemoryError:
         raise
     except Exception:
@@ -317,7 +319,7 @@ def _unreadable(content: bytes) -> BadPictureError:
     others = [name for name, signature in _OTHER_SIGNATURES.items() if signature.match(beginning)]
     if brands & _HEIF_BRANDS:
         others.append("HEIF")
-    ours = ", ".join(_FORMATS)
+    ours = ", ".join(FORMATS)
     if others:
         return BadPictureError(Status.UNSUPPORTED_FORMAT, f"{others[0]}, not one of {ours}")
     return BadPictureError(Status.NOT_A_PICTURE, f"{len(content)} bytes that are none of {ours}")

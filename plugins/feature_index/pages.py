@@ -14,6 +14,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 
 from plugins.feature_index.access import form_token
+from tasks.picture import FORMATS
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -23,7 +24,7 @@ _TEMPLATES = jinja2.Environment(
     lstrip_blocks=True,
 )
 
-PHOTO_TYPES = frozenset(f"image/{name}" for name in ("jpeg", "png", "webp", "gif", "bmp", "avif"))
+PHOTO_TYPES = frozenset(f"image/{name.lower()}" for name in FORMATS)
 """Of photos that a page may show as part of itself."""
 
 _PHOTO = re.compile(f"data:({'|'.join(sorted(PHOTO_TYPES))});base64,[A-Za-z0-9+/]*=*")
