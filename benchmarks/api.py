@@ -19,6 +19,7 @@ from statistics import mean, median
 from typing import Any
 from urllib.parse import urlsplit
 
+import numpy as np
 import psutil
 import requests
 
@@ -82,8 +83,6 @@ def measure(photos: Path) -> list[Figure]:
 
 
 def _alone(model: Any, tensors: Any) -> Pace:
-    import numpy as np
-
     pace(model, tensors, BATCH)
     return pace(model, np.concatenate([tensors] * (PICTURES_ALONE // len(tensors))), BATCH)
 
