@@ -103,6 +103,8 @@ def network(graph: bytes, *, bfloat16: bool, streams: int, threads: int) -> Netw
     rewriting = config.graph_options.rewrite_options
     # It moves activations behind the concatenation of branches, out of the convolutions they can be part of.
     rewriting.arithmetic_optimization = rewriting.OFF
+    # It finds nothing here, and copies the weights several times while it looks.
+    rewriting.memory_optimization = rewriting.NO_MEM_OPT
     if bfloat16:
         rewriting.auto_mixed_precision_onednn_bfloat16 = rewriting.ON
     definition = tf.compat.v1.GraphDef.FromString(graph)
@@ -110,6 +112,9 @@ def network(graph: bytes, *, bfloat16: bool, streams: int, threads: int) -> Netw
         tf.import_graph_def(definition, name="")
     session = tf.compat.v1.Session(graph=imported, config=config)
     computed: Network = session.make_callable(f"{_FEATURES}:0", feed_list=[f"{_PICTURES}:0"])
+    # The first call optimises the graph. Two first calls at once would do so twice.
+    picture = imported.get_tensor_by_name(f"{_PICTURES}:0").shape[1:]
+    computed(np.zeros((1, *picture), np.float32))
     return computed
 
 
