@@ -42,7 +42,7 @@ class Settings(BaseSettings):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """What the model multiplies in; auto is bfloat16 where the CPU does that itself, else float32."""
 
-    chunk_size: int = Field(default=2_000, ge=1, le=20_000)
+    chunk_size: int = Field(default=2_500, ge=1, le=20_000)
     """Items in a chunk, while a run has at most 100 of them."""
     downloads: int = Field(default=32, ge=1)
     """Pictures one chunk downloads at once."""

@@ -22,7 +22,7 @@ from tasks.fetch import Fetched, Fetcher, check_url
 from tasks.hosts import HostQueues
 from tasks.machine import cores
 from tasks.model import Model, load, unusable
-from tasks.picture import SIDE, BadPictureError
+from tasks.picture import BadPictureError
 from tasks.serve.answers import refused
 from tasks.serve.batches import Batches
 from tasks.settings import Settings
@@ -72,7 +72,6 @@ class Features:
             for _ in range(cores()):  # they start while the model is loaded
                 self._decoders.put(ending.enter_context(Decoders(self._settings, 1)))
             self.model: Model = load(self._settings)
-            self.model.compute(np.zeros((1, SIDE, SIDE, 3), np.float32))  # the first takes seconds
             self._computing = Batches(
                 self._compute, sizes=_sizes(self._settings.batch_size), workers=self.model.streams
             )

@@ -345,7 +345,7 @@ def test_decoders_inherit_no_secret_and_are_limited(
         for child in children():
             environment = child.environ()
             assert "hunter2" not in str(environment)
-            assert environment.pop("PYTHONPATH") == os.pathsep.join(sys.path)
+            assert environment.pop("PYTHONPATH") == os.pathsep.join([str(REPOSITORY), *sys.path])
             assert environment.pop("LD_LIBRARY_PATH") == "/opt/lib"
             assert environment.pop("OPENBLAS_NUM_THREADS") == "1"
             assert all(name.startswith("MALLOC_") for name in environment)
