@@ -7,20 +7,19 @@ server took beside them is stated apart.
 
 Then each stage does its work on a model that costs nothing, once to warm up and then `rounds` times: that is
 what everything but the model costs, and what would feed a faster one. It is compared with the decoder's own
-limit, bare Pillow and our resize in a loop, measured between the rounds. The limit of requests a second is
-out of the way, as it has to be where a GPU is fed.
+limit, bare Pillow and our resize in a loop on every core, measured between the rounds. The limit of requests
+a second is out of the way, as it has to be where a GPU is fed.
 """
 
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks import free_model, photo_server, prototype
+from benchmarks import free_model, prototype
 from benchmarks.cpu import cpu_seconds, elasticsearch_seconds, process_seconds
 from benchmarks.figures import Figure
 from benchmarks.model_alone import Pace, pace, tensors_of
@@ -28,9 +27,10 @@ from benchmarks.shop import variables_set
 from benchmarks.volume import CATEGORY, VolumeShop, volume_shop
 from tasks import download, extract, index, plan
 from tasks.connections import SEARCH, Services
+from tasks.decoders import environment
 from tasks.errors import RunFailedError
+from tasks.machine import cores
 from tasks.model import DIMENSIONS, load
-from tasks.picture import decode, to_tensor
 from tasks.runs import Request
 from tasks.search import FEATURE
 from tasks.settings import REPOSITORY, Settings
@@ -41,7 +41,6 @@ BATCHES = (16, 32, 64)
 PICTURES_A_BATCH = 128
 """The model alone computes so many in each size of batch."""
 FREE_ITEMS = Settings().chunk_size
-DECODED = 1_000
 
 
 def measure(photos: Path, rounds: int) -> list[Figure]:
@@ -215,10 +214,11 @@ def _stage_by_stage(shop: VolumeShop, name: str, items: int) -> dict[str, float]
 
 
 def _decoder_limit(photos: Path) -> float:
-    """Pictures a CPU second of decoding and resizing alone."""
-    contents = photo_server.photos_in(photos)[:DECODED]
-    tensor = to_tensor(decode(contents[0], 50_000_000))
-    cpu = time.process_time()
-    for content in contents:
-        to_tensor(decode(content, 50_000_000), tensor)
-    return len(contents) / (time.process_time() - cpu)
+    """Pictures a CPU second of decoding and resizing alone, on every core at once as in a run."""
+    command = [sys.executable, "-m", "benchmarks.bare_decoding", str(photos)]
+    # In the decoders' environment: malloc's defaults would take a fifth longer.
+    loops = [
+        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
+        for _ in range(cores())
+    ]
+    return median(float(loop.communicate()[0]) for loop in loops)

@@ -234,7 +234,7 @@ class _Decoder:
                 stdout=subprocess.PIPE,
                 bufsize=0,
                 pass_fds=(memory,),
-                env=_environment(),
+                env=environment(),
             )
         finally:
             os.close(memory)
@@ -303,7 +303,7 @@ class _Decoder:
         return self._process.wait()
 
 
-def _environment() -> dict[str, str]:
+def environment() -> dict[str, str]:
     """All that a decoder inherits: no connection, no password, nothing that hostile bytes could want."""
     kept = {name: os.environ[name] for name in ("LD_LIBRARY_PATH",) if name in os.environ}
     return kept | {

@@ -51,7 +51,7 @@ class Fetcher:
         self._idle = IdleConnections(settings.downloads)
         # Encodings are refused: pictures are compressed already, and small bytes must not grow large.
         self._headers = (
-            f"User-Agent: {settings.user_agent}\r\nAccept: image/*\r\nAccept-Encoding: identity\r\n\r\n"
+            f"User-Agent: {settings.user_agent}\r\nAccept: image/*\r\nAccept-Encoding: identity\r\n"
         )
 
     def fetch(self, url: str) -> Fetched:
@@ -98,7 +98,7 @@ class Fetcher:
         name = host if port == PORTS[scheme] else f"{host}:{port}"
         if not (_PRINTABLE.fullmatch(target) and _PRINTABLE.fullmatch(name)):
             raise ValueError("it cannot be asked for")
-        return f"GET {target} HTTP/1.1\r\nHost: {name}\r\n{self._headers}".encode()
+        return f"GET {target} HTTP/1.1\r\nHost: {name}\r\n{self._headers}\r\n".encode()
 
     def _taken(self, answer: Answer) -> Fetched:
         if answer.status != 200:
@@ -108,6 +108,7 @@ class Fetcher:
             return Fetched(status=Status.TOO_LARGE, reason=f"{answer.length} bytes, more than {limit}")
         if len(answer.body) > limit:
             return Fetched(status=Status.TOO_LARGE, reason=f"more than {limit} bytes")
+        assert answer.complete
         return Fetched(content=bytes(answer.body))
 
     def _network_failure(self, error: OSError, deadline: float) -> Fetched:

@@ -24,10 +24,10 @@ _RECEIVE_BYTES = 65_536
 _MOST_BARE_BYTES = 65_536
 """What may come of an answer without any of its body: headers, and what stands around chunks."""
 _FRESH = 0.5
-"""Seconds since its last answer in which a connection is taken for open without a look at it."""
-_LEAST_STATUS = 100
-_NOT_YET = frozenset({100, 102, 103})
-"""Statuses of what is no answer yet: the answer follows."""
+"""Seconds since its last answer in which a connection is taken for open without a look at it. An answer that
+nobody asked for and that comes meanwhile would be taken for the next one's: the same server said both."""
+_LONGEST_IDLE = 60.0
+"""Seconds: what stands between may have dropped a connection by then and would say nothing."""
 _SHORTEST = 0.001
 """Seconds: none at all would mean no limit."""
 
@@ -46,7 +46,7 @@ class Answer:
     status: int = 0
     """0 until all headers have come."""
     headers: dict[bytes, bytes] = field(default_factory=dict)
-    """By their names in lower case; of several with one name the first."""
+    """By their names in lower case; the values of one name that comes again are joined by commas."""
     length: int | None = None
     """Bytes that the body will have, where the server has said so."""
     body: bytearray = field(default_factory=bytearray)
@@ -63,7 +63,7 @@ class Answer:
     @property
     def ends_with_connection(self) -> bool:
         """Whether nothing but the connection's end says where the body ends."""
-        chunked = self.headers.get(b"transfer-encoding", b"").lower().endswith(b"chunked")
+        chunked = b"chunked" in self.headers.get(b"transfer-encoding", b"").lower()
         return self.status != 0 and self.length is None and not chunked
 
 
@@ -72,8 +72,11 @@ class _Reader:
 
     def __init__(self) -> None:
         self._parser = httptools.HttpResponseParser(self)
-        # As browsers do: an odd header that nobody reads costs no picture, nor do lines that end without CR.
-        self._parser.set_dangerous_leniencies(lenient_headers=True, lenient_optional_cr_before_lf=True)
+        # As browsers do: odd bytes in a header that nobody reads cost no picture, nor do header lines that
+        # end without CR, nor chunk sizes that old servers pad with spaces.
+        self._parser.set_dangerous_leniencies(
+            lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+        )
         self._answer = Answer()
         self._bare = 0
         """Bytes received of the answer without any of its body among them."""
@@ -98,13 +101,15 @@ class _Reader:
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if isinstance(error.__context__, MemoryError):  # httptools wraps what its callbacks raise
+                raise error.__context__ from None
             answer.lasts = False
             if not answer.complete:
                 raise AnswerError(f"what came is no HTTP: {error}") from None
         if len(answer.body) == size and not answer.complete:
             self._bare += len(data)
             if self._bare > _MOST_BARE_BYTES:
-                raise AnswerError(f"more than {_MOST_BARE_BYTES} bytes of headers")
+                raise AnswerError(f"more than {_MOST_BARE_BYTES} bytes beside the body")
 
     def on_message_begin(self) -> None:
         """The answer, or another one after it, which nobody asked for."""
@@ -113,26 +118,28 @@ class _Reader:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header; those that follow a body are nothing to us."""
+        headers = self._answer.headers
         if not self._answer.status:
-            self._answer.headers.setdefault(name.lower(), value.strip())
+            name, value = name.rstrip().lower(), value.strip()
+            headers[name] = headers[name] + b", " + value if name in headers else value
 
     def on_headers_complete(self) -> None:
         """Now it is known what this is."""
         if self._answer.status:
             return
         status = self._parser.get_status_code()
-        if status in _NOT_YET:
-            self._answer.headers.clear()
-            return
-        if status < _LEAST_STATUS:
+        if status < 100:
             raise ValueError(f"{status} is no status")
+        if status < 200 and status != 101:
+            self._answer.headers.clear()  # the answer follows
+            return
         if length := self._answer.headers.get(b"content-length"):
             self._answer.length = int(length)
         self._answer.status = status
 
     def on_body(self, data: bytes) -> None:
-        """A part of the body."""
-        if not self._answer.complete:
+        """A part of the body, or of what is none: a 1xx that has one, or more than was asked for."""
+        if self._answer.status and not self._answer.complete:
             self._answer.body += data
 
     def on_message_complete(self) -> None:
@@ -150,6 +157,7 @@ class Connection:
     ) -> None:
         """One that connects when it is first asked; `tls` is None where the scheme is http."""
         self.server = server
+        self._host = server[1].strip("[]")
         self.idle_since = 0.0
         self._policy = policy
         self._tls = tls
@@ -173,14 +181,14 @@ class Connection:
         """
         kept = self._socket is not None
         try:
-            answer = self._begun(request, deadline)
+            answer = self._headers_of(request, deadline)
         except ConnectionError:
             if not kept:
                 raise
             # The server had ended it, or had said more than it was asked for: no word on this picture, so
             # it is asked for anew (RFC 9110, section 9.2.2).
             self.close()
-            answer = self._begun(request, deadline)
+            answer = self._headers_of(request, deadline)
         try:
             while not answer.complete and answer.status == 200 and answer.known_length <= most:
                 self._reader.take(self._receive(deadline))
@@ -189,7 +197,7 @@ class Connection:
         return answer
 
     def readable(self) -> bool:
-        """Whether anything has come since the last answer, which can only be its end."""
+        """Whether anything has come since the last answer: its end, or what is not to be read as another."""
         return wait_for_read(self._connected(), timeout=0)
 
     def close(self) -> None:
@@ -198,19 +206,26 @@ class Connection:
             self._socket.close()
             self._socket = None
 
-    def _begun(self, request: bytes, deadline: float) -> Answer:
+    def _headers_of(self, request: bytes, deadline: float) -> Answer:
         if self._socket is None:
             self._connect(deadline)
-        self._limit_silence(deadline)
-        try:
-            self._connected().sendall(request)
-        except BlockingIOError:
-            raise TimeoutError("the request could not be sent in time") from None
+        rest = memoryview(request)
+        while rest:
+            rest = rest[self._send(rest, deadline) :]
         answer = Answer()
         self._reader.expect(answer)
         while not answer.status:
             self._reader.take(self._receive(deadline))
         return answer
+
+    def _send(self, data: memoryview, deadline: float) -> int:
+        self._limit_silence(deadline)
+        try:
+            return self._connected().send(data)
+        except (TimeoutError, BlockingIOError):
+            raise TimeoutError("the request was not taken in time") from None
+        except (ssl.SSLEOFError, ssl.SSLZeroReturnError) as error:
+            raise ConnectionResetError(f"the connection has ended: {error.strerror}") from None
 
     def _receive(self, deadline: float) -> bytes:
         self._limit_silence(deadline)
@@ -242,12 +257,11 @@ class Connection:
 
     def _connect(self, deadline: float) -> None:
         """Connect within the time there is, with TLS where the scheme says so."""
-        _, host, _ = self.server
         connection = self._opened(deadline)
         try:
             if self._tls is not None:
                 connection.settimeout(min(self._settings.connect_timeout, time_left(deadline)))
-                connection = self._tls.wrap_socket(connection, server_hostname=host.strip("[]").rstrip("."))
+                connection = self._tls.wrap_socket(connection, server_hostname=self._host.rstrip("."))
             else:
                 connection.settimeout(None)
         except BaseException:
@@ -256,9 +270,8 @@ class Connection:
         self._socket, self._reader, self._longest_silence = connection, _Reader(), 0.0
 
     def _opened(self, deadline: float) -> socket.socket:
-        _, host, port = self.server
+        host, port = self._host, self.server[2]
         longest = self._settings.connect_timeout
-        host = host.strip("[]")
         try:
             addresses = self._policy.addresses(host, port, min(longest, time_left(deadline)))
         except socket.gaierror as error:
@@ -288,9 +301,10 @@ class IdleConnections:
     def take(self, server: Server) -> Connection | None:
         """One to that server which it has not closed, as far as can be told."""
         while (connection := self._take_any(server)) is not None:
+            idle = time.monotonic() - connection.idle_since
             # A look gives all other threads their turn at the interpreter, so it is saved where it would
             # hardly find anything.
-            if time.monotonic() < connection.idle_since + _FRESH or not connection.readable():
+            if idle < _FRESH or (idle < _LONGEST_IDLE and not connection.readable()):
                 return connection
             connection.close()
         return None

@@ -95,6 +95,9 @@ def test_a_picture_in_chunks_or_without_a_length(image_server: ScriptedServer, f
             b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n3;a=b\r\nabc\r\n0\r\nX: 1\r\n\r\n",
             id="trailer",
         ),
+        pytest.param(
+            b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3  \r\nabc\r\n0\r\n\r\n", id="padded size"
+        ),
         pytest.param(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: identity\r\n\r\nabc", id="identity"),
         pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcdef", id="more than announced"),
         pytest.param(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 404 no\r\n\r\n", id="another"),
@@ -476,6 +479,41 @@ def test_a_server_that_ends_each_connection_unannounced_costs_no_picture(
     assert [fetch() for _ in range(20)] == [Fetched(content=b"abc")] * 20
 
 
+@pytest.mark.parametrize("code", [100, 102, 103, 104, 199])
+def test_what_is_no_answer_yet_is_nobody_s(image_server: ScriptedServer, fetch: Any, code: int) -> None:
+    def late(content: bytes) -> Any:
+        def script(exchange: Exchange) -> None:
+            exchange.send(b"HTTP/1.1 %d Wait\r\nContent-Length: 5\r\n\r\n" % code)
+            exchange.send(b"wait!" if code not in (100, 102, 103) else b"")
+            time.sleep(0.02)
+            exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\n" + content)
+
+        return script
+
+    image_server.answer("/a.jpg", late(b"one"))
+    image_server.answer("/b.jpg", late(b"two"))
+    assert [fetch("/a.jpg").content, fetch("/b.jpg").content] == [b"one", b"two"]
+
+
+def test_a_request_that_is_not_taken_ends_at_the_transfer_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    connect = socket.create_connection
+
+    def narrow(*arguments: Any) -> socket.socket:
+        connection = connect(*arguments)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4_096)
+        return connection
+
+    monkeypatch.setattr(socket, "create_connection", narrow)
+    with socket.create_server(("127.0.0.1", 0)) as deaf:
+        deaf.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+        host = f"127.0.0.1:{deaf.getsockname()[1]}"
+        started = time.monotonic()
+        # Each letter is sent as nine.
+        fetched = fetcher(host, read_timeout=5, transfer_timeout=0.5).fetch(f"http://{host}/{'가' * 8_000}")
+    assert time.monotonic() - started < 2
+    assert (fetched.status, fetched.reason) == (Status.TIMED_OUT, "not whole after 0.5 s")
+
+
 def test_a_kept_connection_is_given_up_once(image_server: ScriptedServer, fetch: Any) -> None:
     """A server that has ended is not asked for ever."""
     image_server.answer("/a.jpg", Reply(body=PHOTO), lambda exchange: exchange.reset())
@@ -533,6 +571,20 @@ def test_only_so_many_connections_are_kept() -> None:
         ),
         pytest.param(lambda exchange: exchange.send(b"HTTP/1.1 000 None\r\n\r\nabc"), id="no status"),
         pytest.param(lambda exchange: exchange.send(b"SSH-2.0-OpenSSH_9.0\r\n"), id="another protocol"),
+        pytest.param(
+            lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length : 9\r\n\r\ncut"),
+            id="of a length after a space",
+        ),
+        pytest.param(
+            lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\n\r\n9\r\ncut"),
+            id="in chunks after a space",
+        ),
+        pytest.param(
+            lambda exchange: exchange.send(
+                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ncut"
+            ),
+            id="in chunks of something",
+        ),
         pytest.param(
             lambda exchange: exchange.send(
                 b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"
@@ -825,6 +877,18 @@ def test_a_certificate_of_another_host_or_another_time_is_refused(
     assert fetched.status == Status.UNREACHABLE
     assert fetched.reason.startswith("the server's certificate is refused: ")
     assert says in fetched.reason
+
+
+@pytest.mark.parametrize("ending", [hang_up, reset_afterwards])
+def test_a_server_that_ends_each_tls_connection_unannounced_costs_no_picture(
+    tls_server: ScriptedServer, certificate: Path, monkeypatch: pytest.MonkeyPatch, ending: Any
+) -> None:
+    monkeypatch.setattr(certifi, "where", lambda: str(certificate))
+    tls_server.answer("/a.jpg", ending)
+    one = fetcher(tls_server.host)
+    for _ in range(5):
+        assert one.fetch(tls_server.url("/a.jpg")) == Fetched(content=b"abc")
+        time.sleep(0.05)
 
 
 def test_a_trusted_certificate_is_accepted(

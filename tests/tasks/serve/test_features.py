@@ -49,6 +49,7 @@ def gate(loaded_model: Model, monkeypatch: pytest.MonkeyPatch) -> Gate:
 def computing(gate: Gate, met_model: tuple[str, Path], image_server: ScriptedServer) -> Iterator[Features]:
     settings = Settings(data_dir=met_model[1], image_hosts=(image_server.host,))
     with Features(settings) as started:
+        assert gate.sizes == [], "nothing is computed before anybody asks"
         yield started
 
 
