@@ -21,6 +21,9 @@ from tasks.statuses import Status
 REQUEST = struct.Struct("<II")
 """The slot for the tensor and how many bytes of picture follow."""
 
+PIPE_BYTES = 1 << 18
+"""So that most pictures wait in the pipe of their process, and not with its parent for the pipe."""
+
 ANSWER_BYTES = 256
 """Length of every answer: words in UTF-8, then zeros."""
 
@@ -55,7 +58,8 @@ def serve(memory: int, max_pixels: int, max_memory: int, seconds: float) -> None
     ):
         resource.setrlimit(limit, (value, value))
     _answer(answers, READY)
-    requests = sys.stdin.buffer
+    # What waits in the pipe, in one read.
+    requests = open(0, "rb", buffering=PIPE_BYTES, closefd=False)  # noqa: SIM115
     while len(header := requests.read(REQUEST.size)) == REQUEST.size:
         slot, length = REQUEST.unpack(header)
         content = requests.read(length)

@@ -24,7 +24,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.decoder_process import ANSWER_BYTES, DONE, READY, REQUEST
+from tasks.decoder_process import ANSWER_BYTES, DONE, PIPE_BYTES, READY, REQUEST
 from tasks.errors import ServiceUnavailableError
 from tasks.machine import cores
 from tasks.picture import SIDE, BadPictureError
@@ -39,9 +39,6 @@ COMMAND = (sys.executable, "-P", "-S", "-m", "tasks.decoder_process")
 
 _AT_ONCE = 4
 """Pictures that one process has at once, so that it need not wait for us between two of them."""
-
-_PIPE_BYTES = 1 << 18
-"""So that most pictures wait in the pipe of their process, and not here for the pipe."""
 
 _STARTS = 3
 """Starts in a row that may fail before it is the machine's fault."""
@@ -244,7 +241,7 @@ class _Decoder:
         self.requests, self.answers = self._input.fileno(), self._output.fileno()
         os.set_blocking(self.requests, False)
         with contextlib.suppress(OSError):  # a user may have only so much of it
-            fcntl.fcntl(self.requests, fcntl.F_SETPIPE_SZ, _PIPE_BYTES)
+            fcntl.fcntl(self.requests, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         self.ready = False
         self.work: deque[tuple[_Picture, int]] = deque()
         """What it has not answered yet, and the slot for each; it is at the first."""
