@@ -1,7 +1,7 @@
 """HTTP/1.1 connections to image servers: checked addresses, limited time, kept open for the next request.
 
-httptools takes the answers apart, which is llhttp, the parser of Node.js: with Python's own http.client a stage
-fetched two thirds as many pictures a second (docs/profile.md).
+httptools takes the answers apart, which is llhttp, the parser of Node.js: with Python's own http.client the
+download stage fetched two thirds as many pictures a second (docs/profile.md).
 """
 
 import socket
