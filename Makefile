@@ -69,7 +69,8 @@ $(INSTALLED): requirements-dev.txt pyproject.toml
 	@rm -rf .venv && $(PYTHON) -m venv .venv
 	@sed -n '/^uv==/,/[^\\]$$/p' requirements-dev.txt > .venv/uv.txt
 	@$(BIN)/pip install -q --disable-pip-version-check $(LOCKED) -r .venv/uv.txt
-	@$(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode $(LOCKED) -r requirements-dev.txt || \
-		$(BIN)/pip install -q --disable-pip-version-check $(LOCKED) -r requirements-dev.txt
+	@$(BIN)/uv pip install -q --python $(BIN)/python --compile-bytecode $(LOCKED) -r requirements-dev.txt || { \
+		echo "uv cannot install them here; pip does, which takes some minutes ..." >&2; \
+		$(BIN)/pip install -q --disable-pip-version-check $(LOCKED) -r requirements-dev.txt; }
 	@$(BIN)/pip install -q --disable-pip-version-check --no-deps --no-build-isolation -e .
 	@touch $@
