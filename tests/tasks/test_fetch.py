@@ -55,6 +55,37 @@ def connections_to(listening: socket.socket) -> int:
     raise AssertionError
 
 
+# What a server does, beyond a Reply
+
+
+def say(answer: bytes) -> Any:
+    """Send these bytes as they are, and hang up."""
+    return lambda exchange: exchange.send(answer)
+
+
+def flood(first: bytes, forever: bytes) -> Any:
+    """Send this, then that again and again, as fast as it is taken."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.send(first)
+        for _ in range(10_000):
+            exchange.send(forever * (65_536 // len(forever)))
+
+    return script
+
+
+def drip(first: bytes, forever: bytes) -> Any:
+    """The same, slowly."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.send(first)
+        while True:
+            exchange.send(forever)
+            time.sleep(0.05)
+
+    return script
+
+
 # Answers
 
 
@@ -73,7 +104,7 @@ def test_a_picture_in_chunks_or_without_a_length(image_server: ScriptedServer, f
         exchange.send(b"0\r\n\r\n")
 
     image_server.answer("/chunked", chunked)
-    image_server.answer("/until-the-end", lambda exchange: exchange.send(b"HTTP/1.0 200 OK\r\n\r\n" + PHOTO))
+    image_server.answer("/until-the-end", say(b"HTTP/1.0 200 OK\r\n\r\n" + PHOTO))
 
     assert fetch("/chunked").content == PHOTO
     assert fetch("/until-the-end").content == PHOTO
@@ -104,37 +135,28 @@ def test_a_picture_in_chunks_or_without_a_length(image_server: ScriptedServer, f
     ],
 )
 def test_an_answer_may_be_odd(image_server: ScriptedServer, fetch: Any, answer: bytes) -> None:
-    image_server.answer("/a.jpg", lambda exchange: exchange.send(answer))
+    image_server.answer("/a.jpg", say(answer))
     assert [fetch() for _ in range(3)] == [Fetched(content=b"abc")] * 3
 
 
 @pytest.mark.parametrize(
-    "data",
+    "script",
     [
-        pytest.param((b"HTTP/1.1 200 OK\r\n", b"X: 1\r\n"), id="headers"),
-        pytest.param((b"HTTP/1.1 200 OK\r\nX", b"x"), id="a header's name"),
-        pytest.param((b"HTTP/1.1 200 OK\r\nX: ", b"x"), id="a header"),
-        pytest.param((b"", b"HTTP/1.1 100 Continue\r\n\r\n"), id="what is no answer yet"),
+        pytest.param(flood(b"HTTP/1.1 200 OK\r\n", b"X: 1\r\n"), id="headers"),
+        pytest.param(flood(b"HTTP/1.1 200 OK\r\nX", b"x"), id="a header's name"),
+        pytest.param(flood(b"HTTP/1.1 200 OK\r\nX: ", b"x"), id="a header"),
+        pytest.param(flood(b"", b"HTTP/1.1 100 Continue\r\n\r\n"), id="what is no answer yet"),
         pytest.param(
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"x"), id="a chunk's extension"
+            flood(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1;", b"x"), id="a chunk's extension"
         ),
         pytest.param(
-            (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"X: 1\r\n"),
+            flood(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n0\r\n", b"X: 1\r\n"),
             id="trailers",
         ),
     ],
 )
-def test_what_comes_beside_a_body_is_bounded(
-    image_server: ScriptedServer, fetch: Any, data: tuple[bytes, bytes]
-) -> None:
-    first, forever = data
-
-    def endless(exchange: Exchange) -> None:
-        exchange.send(first)
-        for _ in range(1_000):
-            exchange.send(forever * 65_536)
-
-    image_server.answer("/a.jpg", endless)
+def test_what_comes_beside_a_body_is_bounded(image_server: ScriptedServer, fetch: Any, script: Any) -> None:
+    image_server.answer("/a.jpg", script)
     fetched = fetch()
     assert (fetched.status, fetched.worth_retrying) == (Status.UNREACHABLE, True)
     assert image_server.bytes_sent["/a.jpg"] < 20_000_000, "what the sockets of both ends buffer comes on top"
@@ -314,12 +336,7 @@ def test_too_large_as_announced_is_not_read(image_server: ScriptedServer) -> Non
 
 
 def test_too_large_unannounced_stops_early(image_server: ScriptedServer) -> None:
-    def endless(exchange: Exchange) -> None:
-        exchange.send(b"HTTP/1.1 200 OK\r\n\r\n")
-        for _ in range(10_000):
-            exchange.send(b"x" * 65_536)
-
-    image_server.answer("/endless", endless)
+    image_server.answer("/endless", flood(b"HTTP/1.1 200 OK\r\n\r\n", b"x"))
     fetched = fetcher(image_server.host, max_image_bytes=1_000_000).fetch(image_server.url("/endless"))
 
     assert fetched.status == Status.TOO_LARGE
@@ -332,16 +349,6 @@ def test_compressed_bytes_are_not_inflated(image_server: ScriptedServer, fetch: 
     bomb = gzip.compress(b"\0" * 10_000_000)
     image_server.answer("/a.jpg", Reply(body=bomb, headers={"Content-Encoding": "gzip"}))
     assert fetch().content == bomb
-
-
-def drip(first: bytes, forever: bytes) -> Any:
-    def script(exchange: Exchange) -> None:
-        exchange.send(first)
-        while True:
-            exchange.send(forever)
-            time.sleep(0.05)
-
-    return script
 
 
 @pytest.mark.parametrize(
@@ -446,17 +453,14 @@ def test_a_connection_is_kept_for_the_next_picture(image_server: ScriptedServer,
 def test_a_connection_that_the_server_has_ended_is_not_asked(
     image_server: ScriptedServer, fetch: Any
 ) -> None:
-    image_server.answer(
-        "/a.jpg", lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
-    )
+    image_server.answer("/a.jpg", hang_up)
     assert fetch().content == b"abc"
     time.sleep(0.3)
     assert fetch().content == b"abc"
     assert image_server.connections == 2
 
 
-def hang_up(exchange: Exchange) -> None:
-    exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
+hang_up = say(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nabc")
 
 
 def reset_afterwards(exchange: Exchange) -> None:
@@ -551,48 +555,42 @@ def test_only_so_many_connections_are_kept() -> None:
 @pytest.mark.parametrize(
     "script",
     [
-        pytest.param(lambda exchange: exchange.send(b""), id="at once"),
+        pytest.param(say(b""), id="at once"),
         pytest.param(lambda exchange: exchange.reset(), id="reset"),
-        pytest.param(lambda exchange: exchange.send(b"HTTP/1."), id="in the status line"),
-        pytest.param(lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nContent-"), id="in a header"),
+        pytest.param(say(b"HTTP/1."), id="in the status line"),
+        pytest.param(say(b"HTTP/1.1 200 OK\r\nContent-"), id="in a header"),
         pytest.param(
-            lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 999),
+            say(b"HTTP/1.1 200 OK\r\nContent-Length: 1000\r\n\r\n" + b"x" * 999),
             id="in the body",
         ),
         pytest.param(
-            lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nabc"),
+            say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n9\r\nabc"),
             id="in a chunk",
         ),
         pytest.param(
-            lambda exchange: exchange.send(
-                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
-            ),
+            say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"),
             id="before the last chunk",
         ),
-        pytest.param(lambda exchange: exchange.send(b"HTTP/1.1 000 None\r\n\r\nabc"), id="no status"),
-        pytest.param(lambda exchange: exchange.send(b"SSH-2.0-OpenSSH_9.0\r\n"), id="another protocol"),
+        pytest.param(say(b"HTTP/1.1 000 None\r\n\r\nabc"), id="no status"),
+        pytest.param(say(b"SSH-2.0-OpenSSH_9.0\r\n"), id="another protocol"),
         pytest.param(
-            lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length : 9\r\n\r\ncut"),
+            say(b"HTTP/1.1 200 OK\r\nContent-Length : 9\r\n\r\ncut"),
             id="of a length after a space",
         ),
         pytest.param(
-            lambda exchange: exchange.send(b"HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\n\r\n9\r\ncut"),
+            say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding : chunked\r\n\r\n9\r\ncut"),
             id="in chunks after a space",
         ),
         pytest.param(
-            lambda exchange: exchange.send(
-                b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ncut"
-            ),
+            say(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\nTransfer-Encoding: chunked\r\n\r\n9\r\ncut"),
             id="in chunks of something",
         ),
         pytest.param(
-            lambda exchange: exchange.send(
-                b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"
-            ),
+            say(b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"),
             id="of two lengths",
         ),
         pytest.param(
-            lambda exchange: exchange.send(
+            say(
                 b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
                 b"3\r\nabc\r\n0\r\n\r\n"
             ),
