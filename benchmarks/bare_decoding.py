@@ -9,16 +9,16 @@ from pathlib import Path
 
 from benchmarks.photo_server import photos_in
 from tasks.picture import decode, to_tensor
-
-_MOST_PIXELS = 50_000_000
+from tasks.settings import Settings
 
 
 def main() -> None:
     contents = photos_in(Path(sys.argv[1]))
-    tensor = to_tensor(decode(contents[0], _MOST_PIXELS))
+    most_pixels = Settings.load().max_image_pixels
+    tensor = to_tensor(decode(contents[0], most_pixels))
     cpu = time.process_time()
     for content in contents:
-        to_tensor(decode(content, _MOST_PIXELS), tensor)
+        to_tensor(decode(content, most_pixels), tensor)
     print(len(contents) / (time.process_time() - cpu))
 
 

@@ -40,7 +40,6 @@ PROTOTYPE_ITEMS = 60
 BATCHES = (16, 32, 64)
 PICTURES_A_BATCH = 128
 """The model alone computes so many in each size of batch."""
-FREE_ITEMS = Settings().chunk_size
 
 
 def measure(photos: Path, rounds: int) -> list[Figure]:
@@ -163,21 +162,22 @@ def _around_the_model(shop: VolumeShop, photos: Path, rounds: int) -> list[Figur
         "FEATURES_REQUESTS_PER_SECOND_PER_HOST": "1e6",
     }
     with variables_set(free):
+        items = Settings.load().chunk_size
         _stage_by_stage(shop, "warm-up", 100)
         limits, measured = [], []
         for number in range(rounds):
             limits.append(_decoder_limit(photos))
-            measured.append(_stage_by_stage(shop, f"free-{number + 1}", FREE_ITEMS))
+            measured.append(_stage_by_stage(shop, f"free-{number + 1}", items))
     stages = {name: median(used[name] for used in measured) for name in measured[0]}
-    own = [FREE_ITEMS / sum(used.values()) for used in measured]
-    extract_alone = [FREE_ITEMS / used["extract"] for used in measured]
+    own = [items / sum(used.values()) for used in measured]
+    extract_alone = [items / used["extract"] for used in measured]
 
     def share(rates: list[float]) -> float:
         return median(rate / limit for rate, limit in zip(rates, limits, strict=True))
 
     return [
         *(
-            Figure(f"free model: {name}, CPU ms a picture", 1000 * cpu / FREE_ITEMS)
+            Figure(f"free model: {name}, CPU ms a picture", 1000 * cpu / items)
             for name, cpu in stages.items()
         ),
         Figure("bare decoding and resizing, CPU ms a picture", 1000 / median(limits)),

@@ -236,7 +236,7 @@ class Connection:
 
     def _limit_silence(self, deadline: float) -> None:
         """Let no single operation take longer than a silence may, nor beyond the deadline."""
-        seconds = min(self._settings.read_timeout, time_left(deadline))
+        seconds = min(self._settings.read_timeout, _time_left(deadline))
         if seconds == self._longest_silence:
             return
         connection = self._connected()
@@ -260,7 +260,7 @@ class Connection:
         connection = self._opened(deadline)
         try:
             if self._tls is not None:
-                connection.settimeout(min(self._settings.connect_timeout, time_left(deadline)))
+                connection.settimeout(min(self._settings.connect_timeout, _time_left(deadline)))
                 connection = self._tls.wrap_socket(connection, server_hostname=self._host.rstrip("."))
             else:
                 connection.settimeout(None)
@@ -273,13 +273,13 @@ class Connection:
         host, port = self._host, self.server[2]
         longest = self._settings.connect_timeout
         try:
-            addresses = self._policy.addresses(host, port, min(longest, time_left(deadline)))
+            addresses = self._policy.addresses(host, port, min(longest, _time_left(deadline)))
         except socket.gaierror as error:
             raise ConnectionError(f"the name {host} does not resolve: {error.strerror}") from error
         refusal: OSError | None = None
         for address in addresses:
             try:
-                connection = socket.create_connection((address, port), min(longest, time_left(deadline)))
+                connection = socket.create_connection((address, port), min(longest, _time_left(deadline)))
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
                 return connection
             except TimeoutError as error:
@@ -326,7 +326,7 @@ class IdleConnections:
         return None
 
 
-def time_left(deadline: float) -> float:
+def _time_left(deadline: float) -> float:
     """Seconds until then.
 
     Raises:
