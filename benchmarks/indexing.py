@@ -180,6 +180,6 @@ def _chunk(shop: VolumeShop, urls: Sequence[str], features: NDArray[np.float32],
             pictures.add({"img_url": url, "sha256": f"{number:064}", "content": b""})
     with packs.writing(chunk.features, packs.FEATURES) as pack:
         for number, feature in enumerate(features):
-            pack.add({"sha256": f"{number:064}", "feature": feature})
+            pack.add({"sha256": f"{number:064}", "feature": feature.astype(packs.FEATURE).tobytes()})
     plan.save()
     return chunk

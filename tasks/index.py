@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Any
 
+import numpy as np
+
 from tasks import packs
 from tasks.catalogue import Catalogue
 from tasks.clock import Clock
@@ -103,7 +105,7 @@ def _ready(chunk: Chunk, items: Sequence[Mapping[str, Any]], outcomes: dict[str,
                 if row["status"]:
                     outcomes[item["item_id"]] = (Status(row["status"]), row["reason"])
                 else:
-                    feature = vectors[position].values.to_numpy()
+                    feature = np.frombuffer(vectors[position].as_buffer(), packs.FEATURE)
                     yield Ready(item, row["sha256"], feature, chunk.plan.created_at)
 
 

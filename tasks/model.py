@@ -164,11 +164,12 @@ def kept_graph(settings: Settings) -> Path:
     return kept_graphs(settings) / made_from.hexdigest()
 
 
-def unusable(feature: NDArray[np.float32]) -> str:
-    """Why a feature means nothing to cosine similarity; empty where it is fine."""
-    if not np.isfinite(feature).all():
-        return "the feature is not finite"
-    return "" if feature.any() else "the feature is all zeros"
+def unusable(features: NDArray[np.float32]) -> list[str]:
+    """Why each of these features [n, 2048] means nothing to cosine similarity; empty where it is fine."""
+    finite = np.isfinite(features).all(axis=1, keepdims=True)
+    told = np.where(features.any(axis=1, keepdims=True), "", "the feature is all zeros")
+    reasons: list[str] = np.where(finite, told, "the feature is not finite").ravel().tolist()
+    return reasons
 
 
 def quiet_tensorflow() -> Any:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -45,13 +46,16 @@ PICTURES = pa.schema(
 )
 """One row a distinct URL: either content with its sha256, or a status and its reason."""
 
+FEATURE = np.dtype("<f4")
+"""Of the 2,048 numbers of a feature, in the bytes that a pack holds."""
+
 FEATURES = pa.schema(
     [
         ("sha256", pa.string()),
         ("status", pa.string()),
         ("reason", pa.string()),
-        # Its values are named as Parquet names them, so that the schema comes back as it is here.
-        ("feature", pa.list_(pa.field("element", pa.float32()), 2048)),
+        # Bytes: of a list Parquet would count every number.
+        ("feature", pa.binary(2048 * FEATURE.itemsize)),
     ]
 )
 """One row a distinct picture: either its feature, or a status and its reason."""
@@ -62,6 +66,15 @@ OUTCOMES = pa.schema(
 """One row an item: the status it ended in; the reason is null where the status says it all."""
 
 log = logging.getLogger(__name__)
+
+_SCHEMAS = {
+    "items": ITEMS,
+    "settled": ITEM_IDS,
+    "pictures": PICTURES,
+    "features": FEATURES,
+    "outcomes": OUTCOMES,
+}
+"""What the packs hold that have these names; a release before or after this one may have left another."""
 
 _TASKS = {"pictures": "download", "features": "extract", "outcomes": "index"}
 """Which task leaves which pack of a chunk."""
@@ -219,6 +232,7 @@ def _open(path: Path) -> Iterator[pq.ParquetFile]:
             held = file.metadata.metadata or {}
             checksum = _footer_checksum(file.schema_arrow, file.metadata.num_rows, held.get(_STATISTICS, b""))
             _require(held.get(_CHECKSUM) == checksum)
+            _require(file.schema_arrow.equals(_SCHEMAS.get(path.stem, file.schema_arrow)))
             yield file
     except MemoryError:
         raise  # Arrow's is an ArrowException too, and says nothing of the file

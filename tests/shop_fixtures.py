@@ -240,7 +240,7 @@ def write_packs(chunk: Chunk, pictures: "Mapping[str | None, np.ndarray | Status
         pack.statistics |= {"seconds": 1.0, "bytes": 1_000 * len(pictures), "requests": len(pictures)}
     with packs.writing(chunk.features, packs.FEATURES) as pack:
         for sha256, feature in features.items():
-            pack.add({"sha256": sha256, "feature": feature})
+            pack.add({"sha256": sha256, "feature": feature.astype("<f4").tobytes()})
         pack.statistics |= {"seconds": 2.0, "precision": "float32", "device": "cpu"}
 
 

@@ -96,7 +96,8 @@ class Features:
     def of_picture(self, content: bytes) -> Feature:
         """The feature of a picture, given as the bytes of its file."""
         vector = self._computing(self._decoded(content))
-        if reason := unusable(vector):
+        (reason,) = unusable(vector[np.newaxis])
+        if reason:
             raise refused(Status.VECTOR_REFUSED, reason)
         return Feature(hashlib.sha256(content).hexdigest(), vector)
 

@@ -81,7 +81,8 @@ class Run:
                 zip(contents, hashes, strict=True)
             )
         elif stage == "extract":
-            features = {row["sha256"]: row["feature"] for row in packs.rows(self.chunk.features)}
+            rows = packs.rows(self.chunk.features)
+            features = {row["sha256"]: np.frombuffer(row["feature"], "<f4") for row in rows}
             assert set(features) == set(hashes)
             for sha256, feature in zip(hashes, self.expected(contents), strict=True):
                 np.testing.assert_allclose(features[sha256], feature, rtol=1e-4)

@@ -104,8 +104,10 @@ def plan(settings: Settings, chunks: Sequence[Iterable[bytes | None]], version: 
 
 
 def features(chunk: Chunk) -> dict[str, dict[str, Any]]:
-    """The pack's rows by picture, each picture once."""
+    """The pack's rows by picture, each picture once, with the numbers of its feature."""
     rows = list(packs.rows(chunk.features))
+    for row in rows:
+        row["feature"] = row["feature"] and np.frombuffer(row["feature"], "<f4")
     by_picture = {row["sha256"]: row for row in rows}
     assert len(by_picture) == len(rows)
     return by_picture
@@ -264,7 +266,7 @@ def test_bad_pictures_cost_their_own_feature_alone(settings: Settings) -> None:
         assert row["status"] == status
         assert row["reason"]
         assert row["feature"] is None
-    assert all(found[sha256(content)]["feature"] for content in good)
+    assert all(found[sha256(content)]["feature"].any() for content in good)
 
 
 @pytest.mark.parametrize("fault", [np.nan, np.inf, -np.inf])
@@ -373,7 +375,7 @@ def test_what_another_chunk_finishes_while_we_wait_for_the_device_is_taken(
         thread, results = in_background(lambda: extract.run(second, settings))
         assert loaded.wait(60)
         with packs.writing(first.features, packs.FEATURES) as pack:
-            pack.add({"sha256": sha256(content), "feature": expected(content)})
+            pack.add({"sha256": sha256(content), "feature": expected(content).astype("<f4").tobytes()})
         assert not second.features.exists(), "it waits for the device"
     thread.join(60)
     assert results[0]["computed"] == 1

@@ -368,7 +368,7 @@ def test_every_item_ends_once_whatever_the_packs_say(without_documents, urls, do
     with packs.writing(chunk.features, packs.FEATURES) as pack:
         for picture in pictures:
             failed = {"status": PICTURES[picture], "reason": "no feature"}
-            feature = {"feature": some_vector(picture)}
+            feature = {"feature": some_vector(picture).tobytes()}
             pack.add({"sha256": str(picture)} | (failed if PICTURES[picture] else feature))
 
     run(shop, chunk, bulk_size=3)
