@@ -599,12 +599,33 @@ def client(connection: Connection) -> "Elasticsearch":
     return Elasticsearch(
         url,
         node_class=_node_class(),
+        serializer=_serializer(),
         request_timeout=60,
         max_retries=3,
         retry_on_timeout=True,
         retry_on_status=(429, 502, 503, 504),
         **options,
     )
+
+
+@functools.cache
+def _serializer() -> Any:
+    import orjson
+    from elasticsearch.serializer import JsonSerializer
+
+    class FastJsonSerializer(JsonSerializer):
+        """Writes with orjson, but takes and gives all that the client's own does.
+
+        The client's own for orjson refuses half of a surrogate pair, which others' documents may hold.
+        """
+
+        def json_dumps(self, data: Any) -> bytes:
+            try:
+                return orjson.dumps(data, default=self.default)
+            except TypeError:
+                return super().json_dumps(data)
+
+    return FastJsonSerializer()
 
 
 @functools.cache

@@ -5,9 +5,13 @@ import json
 import time
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
+import requests
+from elasticsearch.serializer import DEFAULT_SERIALIZERS
 
 from local_stack.process import free_port
+from tasks import search as search_module
 from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.search import AT, FEATURE, IMAGE, URL, VERSION, SearchIndex
 from tests.scripted_server import Reply
@@ -296,6 +300,39 @@ def test_documents_as_they_are_now(search, search_client, index):
     bare = found["bare"]
     assert (bare.img_url, bare.version, bare.feature_url, bare.image, bare.at) == (None,) * 5
     assert search.documents([]) == {}
+
+
+def test_half_a_surrogate_pair_in_a_document_is_read(search, elasticsearch_url, index):
+    """Elasticsearch takes it from whoever writes documents, and gives it back."""
+    search.prepare()
+    written = requests.put(
+        f"{elasticsearch_url}/{index}/_doc/a?refresh=true",
+        data=rb'{"img_url": "https://\ud83d.example"}',
+        headers={"Content-Type": "application/json"},
+        timeout=60,
+    )
+    written.raise_for_status()
+    assert search.documents(["a"])["a"].img_url == "https://\ud83d.example"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "half a pair: \ud83d",
+        '셔츠 \u2028 \x00 \x7f "quoted" \\ 👗',
+        2**70,
+        {7: [None, True, 0.1]},
+        np.float32(0.1),
+        datetime(2026, 10, 1, 3, 4, 5, 678000, tzinfo=UTC),
+    ],
+    ids=repr,
+)
+def test_requests_are_what_the_client_makes_of_them_without_orjson(elasticsearch_url, value):
+    json_of = search_module.client(search_connection(elasticsearch_url)).transport.serializers.dumps
+    for mimetype, data in (("application/json", {"a": value}), ("application/x-ndjson", [{"a": value}] * 2)):
+        with_compatibility = mimetype.replace("/", "/vnd.elasticsearch+")
+        expected = DEFAULT_SERIALIZERS[mimetype].dumps(data)
+        assert json_of(data, mimetype) == json_of(data, with_compatibility) == expected
 
 
 def test_half_an_index_is_no_answer(search, search_client, index):
