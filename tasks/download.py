@@ -12,6 +12,7 @@ from tasks import packs
 from tasks.addresses import RefusedURLError
 from tasks.fetch import Fetched, Fetcher, check_url
 from tasks.hosts import HostQueues
+from tasks.machine import on_one_core
 from tasks.progress import Progress, silent
 from tasks.runs import Chunk
 from tasks.settings import Settings
@@ -41,7 +42,7 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
     items = packs.slice_of(chunk.plan.items, chunk.start, chunk.stop)
     urls = list(dict.fromkeys(item["img_url"] for item in items))
     total_bytes = requests = 0
-    with packs.writing(chunk.pictures, packs.PICTURES) as pack:
+    with on_one_core(chunk.number), packs.writing(chunk.pictures, packs.PICTURES) as pack:
         for row, attempts in progress(
             _fetch_all(urls, settings, chunk.plan.folder / "left_alone", split), "download", len(urls)
         ):

@@ -1,7 +1,8 @@
 """What this machine's processor offers."""
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
@@ -10,6 +11,27 @@ _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 def cores() -> int:
     """How many of the machine's cores this process may use."""
     return len(os.sched_getaffinity(0))
+
+
+@contextmanager
+def on_one_core(number: int) -> Iterator[None]:
+    """Keep this thread, and those that it starts meanwhile, on one of the cores that it may use.
+
+    For threads that take turns at Python's interpreter, and so at one core's worth of time, anyway: to hand
+    a turn over to another core takes long, above all on a virtual machine that has to wake it up.
+
+    Args:
+        number: which one, counted round; what runs side by side takes different ones.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    # Where the machine does not let us, it only takes longer.
+    with suppress(OSError):
+        os.sched_setaffinity(0, {allowed[number % len(allowed)]})
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            os.sched_setaffinity(0, allowed)
 
 
 def bfloat16_is_fast(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:

@@ -1,10 +1,13 @@
-"""What a machine's own description of its processor tells us."""
+"""What the machine's processor offers, and one core of it."""
 
+import os
+import threading
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from tasks.machine import bfloat16_is_fast
+from tasks.machine import bfloat16_is_fast, cores, on_one_core
 
 
 @pytest.mark.parametrize(
@@ -26,3 +29,41 @@ def test_the_cpu_s_flags_tell_whether_it_multiplies_bfloat16(
 
 def test_without_a_list_of_flags_it_does_not(tmp_path: Path) -> None:
     assert not bfloat16_is_fast(tmp_path / "none")
+
+
+def started_from_here(work: Callable[[], object]) -> None:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+
+
+def test_on_one_core_are_this_thread_and_those_it_starts_and_only_meanwhile() -> None:
+    before = os.sched_getaffinity(0)
+    seen: list[set[int]] = []
+
+    def look() -> None:
+        seen.append(os.sched_getaffinity(0))
+
+    for number in range(2 * len(before)):
+        with on_one_core(number):
+            look()
+            started_from_here(look)
+            assert cores() == 1
+    assert seen[::2] == seen[1::2], "what a thread starts is where it is"
+    assert sorted(seen[::2], key=min) == [{core} for core in sorted(before) for _ in range(2)], "each in turn"
+
+    with pytest.raises(KeyError), on_one_core(1):
+        raise KeyError
+    look()
+    started_from_here(look)
+    assert seen[-2:] == [before, before]
+
+
+def test_a_machine_that_does_not_let_us_choose_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    before = cores()
+    with on_one_core(0):
+        assert cores() == before
