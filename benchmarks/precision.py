@@ -18,7 +18,7 @@ from benchmarks.figures import Figure
 from benchmarks.retrieval import NEIGHBOURS, agreement, approximate_neighbours, exact_neighbours
 from benchmarks.shop import BenchmarkShop, running_shop
 from tasks.errors import ConfigurationError
-from tasks.machine import bfloat16_is_fast
+from tasks.machine import multiplies_bfloat16
 from tasks.model import DIMENSIONS, load
 from tasks.picture import decode, to_tensor
 from tasks.search import FEATURE, VERSION
@@ -35,7 +35,7 @@ def measure(photos: Path) -> list[Figure]:
         ConfigurationError: this CPU does not compute in bfloat16.
         ServiceUnavailableError: Elasticsearch did not come up, or does not answer.
     """
-    if not bfloat16_is_fast():
+    if not multiplies_bfloat16():
         raise ConfigurationError("This CPU does not compute in bfloat16: there is nothing to compare.")
     with running_shop(photos) as shop:
         exact, reduced, categories = _features(photos)

@@ -88,7 +88,7 @@ def network(graph: bytes, *, bfloat16: bool, streams: int, threads: int) -> Netw
 
     Args:
         graph: as `frozen` gives it.
-        bfloat16: only where `bfloat16_is_fast`.
+        bfloat16: only where `multiplies_bfloat16`.
         streams: how many batches will be computed at once.
         threads: the CPU threads of each of them.
     """

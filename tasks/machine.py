@@ -34,11 +34,22 @@ def on_one_core(number: int) -> Iterator[None]:
             os.sched_setaffinity(0, allowed)
 
 
-def bfloat16_is_fast(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
-    """Whether the CPU multiplies bfloat16 itself; where it has to convert, float32 is faster."""
+def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:
+    """The CPU's name and all that it can do, in one line; empty where the machine does not say."""
+    described = _described(cpuinfo)
+    return " ".join(described[key] for key in ("model name", "flags") if key in described)
+
+
+def multiplies_bfloat16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether the CPU multiplies bfloat16 itself; where it has to convert, float32 is always faster."""
+    return not _BFLOAT16_FLAGS.isdisjoint(_described(cpuinfo).get("flags", "").split())
+
+
+def _described(cpuinfo: Path) -> dict[str, str]:
+    """What the machine says of its first core, by name."""
+    described: dict[str, str] = {}
     with suppress(OSError):
         for line in cpuinfo.read_text(errors="replace").splitlines():
-            name, _, flags = line.partition(":")
-            if name.strip() == "flags":
-                return not _BFLOAT16_FLAGS.isdisjoint(flags.split())
-    return False
+            name, _, value = line.partition(":")
+            described.setdefault(name.strip(), value.strip())
+    return described

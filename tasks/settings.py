@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     """The weights' digest that the model must have; empty accepts what is there."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What the model multiplies in; auto is bfloat16 where the CPU does that itself, else float32."""
+    """What the model multiplies in; auto is bfloat16 where that is faster on this CPU, else float32."""
 
     chunk_size: int = Field(default=2_500, ge=1, le=20_000)
     """Items in a chunk, while a run has at most 100 of them."""

@@ -17,10 +17,9 @@ import pytest
 from local_stack.garments import draw
 from local_stack.process import free_port
 from tasks import __main__ as module
-from tasks import packs
-from tasks.machine import bfloat16_is_fast
+from tasks import model, packs
 from tasks.search import FEATURE, URL, VERSION, SearchIndex
-from tasks.settings import REPOSITORY
+from tasks.settings import REPOSITORY, Settings
 from tests.scripted_server import Reply
 from tests.shop_fixtures import NOON, as_uri, some_vector
 
@@ -269,7 +268,7 @@ def test_the_command_as_a_person_gives_it(sqlite_shop, image_server, version):
     report = json.loads((sqlite_shop.data_dir / "command_line" / "by hand" / "report.json").read_text())
     assert report["category_ids"] == [CATEGORY]
     assert report["feature_version"] == version
-    assert report["precision"] == ("bfloat16" if bfloat16_is_fast() else "float32")
+    assert report["precision"] == model.load(Settings(data_dir=sqlite_shop.data_dir)).precision
 
 
 def incompatible(shop, **mappings):

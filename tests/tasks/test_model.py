@@ -4,6 +4,8 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 
 from tasks import model
 from tasks.errors import ConfigurationError
-from tasks.machine import bfloat16_is_fast
+from tasks.machine import multiplies_bfloat16
 from tasks.picture import PREPROCESSING_TAG
 from tasks.settings import Settings
 
@@ -233,7 +235,6 @@ def test_another_model_has_a_graph_of_its_own(changed: str, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("asked", "device", "fast", "given"),
     [
-        ("auto", "cpu", True, "bfloat16"),
         ("auto", "cpu", False, "float32"),
         ("auto", "gpu", True, "float32"),
         ("float32", "cpu", True, "float32"),
@@ -245,13 +246,70 @@ def test_another_model_has_a_graph_of_its_own(changed: str, tmp_path: Path) -> N
 def test_precision_is_what_setting_and_machine_allow(
     asked: Any, device: str, fast: bool, given: str | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(model, "bfloat16_is_fast", lambda: fast)
+    monkeypatch.setattr(model, "multiplies_bfloat16", lambda: fast)
     settings = Settings(precision=asked)
     if given is None:
         with pytest.raises(ConfigurationError, match=r"FEATURES_PRECISION .* auto or float32"):
             model._precision(settings, device)
     else:
         assert model._precision(settings, device) == given
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[str]]:
+    """measured(faster): from now on the CPU is one that computes faster so, and what it is made to compute.
+
+    A machine has one CPU, and so only one side of the choice.
+    """
+
+    def on_a_cpu(faster: str) -> list[str]:
+        computed: list[str] = []
+
+        def network(_: bytes, *, bfloat16: bool, streams: int, threads: int) -> Callable[[np.ndarray], None]:
+            assert (streams, threads) == (1, 1)
+            precision = "bfloat16" if bfloat16 else "float32"
+
+            def compute(pictures: np.ndarray) -> None:
+                computed.append(precision)
+                end = time.process_time() + (0.001 if precision == faster else 0.02) * len(pictures)
+                while time.process_time() < end:
+                    pass
+
+            return compute
+
+        monkeypatch.setattr(model.graph, "network", network)
+        return computed
+
+    monkeypatch.setattr(model, "multiplies_bfloat16", lambda: True)
+    monkeypatch.setattr(model, "processor", lambda: "one CPU")
+    return on_a_cpu
+
+
+@pytest.mark.parametrize("faster", ["float32", "bfloat16"])
+def test_of_two_precisions_the_faster_one_is_found_out_once(
+    faster: str, measured: Callable[[str], list[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_tiny(tmp_path / "model")
+    settings = Settings(data_dir=tmp_path / "var", model_dir=tmp_path / "model")
+    computed = measured(faster)
+
+    assert model._precision(settings, "cpu") == faster
+    assert set(computed) == {"float32", "bfloat16"}
+    computed.clear()
+    assert model._precision(settings, "cpu") == faster
+    assert not computed, "it is remembered"
+
+    (note,) = (settings.data_dir / "precisions").iterdir()
+    for change in ("damaged", "another CPU", "another model"):
+        if change == "damaged":
+            note.write_bytes(b"\xff\0")
+        elif change == "another CPU":
+            monkeypatch.setattr(model, "processor", lambda: "another CPU")
+        else:
+            save_tiny(tmp_path / "model")
+        computed.clear()
+        assert model._precision(settings, "cpu") == faster
+        assert computed, change
 
 
 @pytest.fixture(scope="module")
@@ -281,7 +339,7 @@ def keras_features(settings: Settings, pictures: np.ndarray) -> np.ndarray:
 def test_features_agree_with_keras_in_any_batch(
     precision: Any, settings: Settings, pictures: np.ndarray, keras_features: np.ndarray
 ) -> None:
-    if precision == "bfloat16" and not bfloat16_is_fast():
+    if precision == "bfloat16" and not multiplies_bfloat16():
         pytest.skip("this CPU does not compute in bfloat16")
     loaded = model.load(settings.model_copy(update={"precision": precision}))
 
