@@ -3,6 +3,7 @@
 import hashlib
 import threading
 import time
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -42,7 +43,9 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
     items = packs.slice_of(chunk.plan.items, chunk.start, chunk.stop)
     urls = list(dict.fromkeys(item["img_url"] for item in items))
     total_bytes = requests = 0
-    with on_one_core(chunk.number), packs.writing(chunk.pictures, packs.PICTURES) as pack:
+    # Chunks of a run take one core after the other, and runs begin at different ones.
+    core = zlib.crc32(str(chunk.plan.folder).encode()) + chunk.number
+    with on_one_core(core), packs.writing(chunk.pictures, packs.PICTURES) as pack:
         for row, attempts in progress(
             _fetch_all(urls, settings, chunk.plan.folder / "left_alone", split), "download", len(urls)
         ):
@@ -68,7 +71,7 @@ class Split:
     second of one is a second for all. The others are divided by what the downloading threads
     spent theirs on: requests, hosts that may not be asked yet (their rate, pauses, places), and handing
     pictures over to the pack's writer when it is behind. The causes sum to the stage's seconds, and the
-    largest is what to look at: more processes or cores help computing, more downloads at once help where
+    largest is what to look at: more chunks at once help computing, more downloads at once help where
     servers are waited for.
     """
 
@@ -87,7 +90,7 @@ class Split:
     def result(self) -> tuple[float, dict[str, float]]:
         """The seconds until now, and the same by cause; for the thread that made it."""
         seconds = time.monotonic() - self._began
-        # Two threads may compute at once where libraries let them, as when hashing.
+        # Without a core of their own two threads may compute at once, as when hashing.
         computing = min(self._computed + time.thread_time(), seconds)
         waits = {name: self._spent[name] for name in (WAITING_FOR_SERVERS, WAITING_FOR_TURNS, WRITING)}
         # Without any thread all that is left is the pack.

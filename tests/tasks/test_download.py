@@ -1,6 +1,7 @@
 import functools
 import hashlib
 import itertools
+import os
 import socket
 import threading
 import time
@@ -55,6 +56,23 @@ def pictures(chunk: Chunk) -> dict[str | None, dict[str, Any]]:
     by_url = {row["img_url"]: row for row in rows}
     assert len(by_url) == len(rows)
     return by_url
+
+
+def test_chunks_of_a_run_take_one_core_after_the_other(
+    image_server: ScriptedServer, plan_of: MakePlan
+) -> None:
+    before = os.sched_getaffinity(0)
+    urls = serve(image_server, 2 * len(before))
+    seen: list[int] = []
+
+    def looking(rows: Any, *_: Any) -> Any:
+        seen.extend(os.sched_getaffinity(0))
+        return rows
+
+    for chunk in plan_of(urls, bounds=range(len(urls) + 1)).chunks:
+        download.run(chunk, settings_for(image_server), looking)
+        assert os.sched_getaffinity(0) == before
+    assert sorted(seen) == sorted([*before, *before])
 
 
 def test_each_url_is_fetched_once_and_described(image_server: ScriptedServer, plan_of: MakePlan) -> None:
