@@ -3,7 +3,6 @@
 import hashlib
 import threading
 import time
-import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -43,9 +42,7 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
     items = packs.slice_of(chunk.plan.items, chunk.start, chunk.stop)
     urls = list(dict.fromkeys(item["img_url"] for item in items))
     total_bytes = requests = 0
-    # Chunks of a run take one core after the other, and runs begin at different ones.
-    core = zlib.crc32(str(chunk.plan.folder).encode()) + chunk.number
-    with on_one_core(core), packs.writing(chunk.pictures, packs.PICTURES) as pack:
+    with on_one_core(), packs.writing(chunk.pictures, packs.PICTURES) as pack:
         for row, attempts in progress(
             _fetch_all(urls, settings, chunk.plan.folder / "left_alone", split), "download", len(urls)
         ):

@@ -11,7 +11,6 @@ import math
 import mmap
 import os
 import resource
-import tempfile
 import threading
 import time
 from collections import deque
@@ -26,7 +25,7 @@ import numpy as np
 from tasks import packs
 from tasks.decoders import Decoded, Decoders, Tensor
 from tasks.errors import ConfigurationError, ServiceUnavailableError
-from tasks.machine import cores
+from tasks.machine import cores, lock_file
 from tasks.model import Model, load, unusable
 from tasks.picture import SIDE, BadPictureError
 from tasks.progress import Progress, silent
@@ -250,11 +249,6 @@ def _taken_from_elsewhere(chunk: Chunk, hashes: set[str]) -> Iterator[dict[str, 
 def _sole_use_of(device: str) -> Iterator[None]:
     """Hold this machine's lock of the device; it ends with the process, however that ends."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if device == "gpu" else ""
-    # Each user's own: another user's file in the temporary folder cannot be opened.
-    name = f"picture-feature-index-{os.getuid()}-{device}{visible.replace('/', '_')}.lock"
-    descriptor = os.open(Path(tempfile.gettempdir()) / name, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
+    with lock_file(f"{device}{visible.replace('/', '_')}") as descriptor:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(descriptor)

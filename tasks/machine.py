@@ -1,8 +1,10 @@
 """What this machine's processor offers."""
 
+import fcntl
 import os
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
@@ -14,24 +16,50 @@ def cores() -> int:
 
 
 @contextmanager
-def on_one_core(number: int) -> Iterator[None]:
-    """Keep this thread, and those that it starts meanwhile, on one of the cores that it may use.
+def on_one_core() -> Iterator[None]:
+    """Keep this thread, and those that it starts meanwhile, on one core, where no other task has taken it.
 
     For threads that take turns at Python's interpreter, and so at one core's worth of time, anyway: to hand
-    a turn over to another core takes long, above all on a virtual machine that has to wake it up.
-
-    Args:
-        number: which one, counted round; what runs side by side takes different ones.
+    a turn over to another core takes long, above all on a virtual machine that has to wake it up. Without
+    a core that is left, or where the machine does not let us choose, they go wherever they are put.
     """
-    allowed = sorted(os.sched_getaffinity(0))
-    # Where the machine does not let us, it only takes longer.
-    with suppress(OSError):
-        os.sched_setaffinity(0, {allowed[number % len(allowed)]})
-    try:
-        yield
-    finally:
+    allowed = os.sched_getaffinity(0)
+    with ExitStack() as held:
+        # It only saves time.
         with suppress(OSError):
-            os.sched_setaffinity(0, allowed)
+            for core in sorted(allowed):
+                if held.enter_context(_taken(f"core{core}")):
+                    os.sched_setaffinity(0, {core})
+                    break
+        try:
+            yield
+        finally:
+            with suppress(OSError):
+                os.sched_setaffinity(0, allowed)
+
+
+@contextmanager
+def _taken(name: str) -> Iterator[bool]:
+    """Whether this machine's lock of that name was free, and is now ours until the end of the block."""
+    with lock_file(name) as descriptor:
+        free = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            free = False
+        yield free
+
+
+@contextmanager
+def lock_file(name: str) -> Iterator[int]:
+    """The descriptor of this machine's lock of that name; what locks it ends with the process."""
+    # Each user's own: another user's file in the temporary folder cannot be opened.
+    path = Path(tempfile.gettempdir()) / f"picture-feature-index-{os.getuid()}-{name}.lock"
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    try:
+        yield descriptor
+    finally:
+        os.close(descriptor)
 
 
 def processor(cpuinfo: Path = Path("/proc/cpuinfo")) -> str:

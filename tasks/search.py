@@ -614,9 +614,10 @@ def _serializer() -> Any:
     from elasticsearch.serializer import JsonSerializer
 
     class FastJsonSerializer(JsonSerializer):
-        """Writes with orjson, but takes and gives all that the client's own does.
+        """Writes with orjson, but takes all that the client's own does, and reads as that does.
 
-        The client's own for orjson refuses half of a surrogate pair, which others' documents may hold.
+        The client's own for orjson refuses half of a surrogate pair, which others' documents may hold. What
+        is not finite becomes null, where the client's own would write what is no JSON.
         """
 
         def json_dumps(self, data: Any) -> bytes:

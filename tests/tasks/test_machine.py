@@ -1,9 +1,10 @@
 """What the machine's processor offers, and one core of it."""
 
 import os
+import tempfile
 import threading
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -43,39 +44,66 @@ def test_a_processor_is_its_name_and_what_it_can_do(tmp_path: Path) -> None:
     assert processor(tmp_path / "none") == ""
 
 
-def started_from_here(work: Callable[[], object]) -> None:
-    thread = threading.Thread(target=work)
+def look(seen: list[set[int]]) -> None:
+    """Note on which cores this thread may be, and one that it starts."""
+    seen.append(os.sched_getaffinity(0))
+    thread = threading.Thread(target=lambda: seen.append(os.sched_getaffinity(0)))
     thread.start()
     thread.join()
+
+
+@pytest.fixture(autouse=True)
+def locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
 
 
 def test_on_one_core_are_this_thread_and_those_it_starts_and_only_meanwhile() -> None:
     before = os.sched_getaffinity(0)
     seen: list[set[int]] = []
-
-    def look() -> None:
-        seen.append(os.sched_getaffinity(0))
-
-    for number in range(2 * len(before)):
-        with on_one_core(number):
-            look()
-            started_from_here(look)
-            assert cores() == 1
-    assert seen[::2] == seen[1::2], "what a thread starts is where it is"
-    assert sorted(seen[::2], key=min) == [{core} for core in sorted(before) for _ in range(2)], "each in turn"
-
-    with pytest.raises(KeyError), on_one_core(1):
+    with on_one_core():
+        look(seen)
+        assert cores() == 1
+    assert seen == [seen[0]] * 2
+    assert seen[0] < before or len(before) == 1
+    with pytest.raises(KeyError), on_one_core():
         raise KeyError
-    look()
-    started_from_here(look)
-    assert seen[-2:] == [before, before]
+    look(seen)
+    assert seen[2:] == [before, before]
 
 
-def test_a_machine_that_does_not_let_us_choose_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_task_has_another_core_until_none_is_left() -> None:
+    before = os.sched_getaffinity(0)
+    seen: list[set[int]] = []
+    ready, done = threading.Barrier(len(before) + 2), threading.Event()
+
+    def task() -> None:
+        with on_one_core():
+            seen.append(os.sched_getaffinity(0))
+            ready.wait(10)
+            done.wait(10)
+
+    tasks = [threading.Thread(target=task) for _ in range(len(before) + 1)]
+    for one in tasks:
+        one.start()
+    ready.wait(10)
+    done.set()
+    for one in tasks:
+        one.join()
+    if len(before) > 1:
+        assert sorted(cores for cores in seen if len(cores) == 1) == [{core} for core in sorted(before)]
+    assert before in seen, "the last one goes wherever it is put"
+    with on_one_core():
+        assert cores() == 1, "they are free again"
+
+
+@pytest.mark.parametrize("refused", [(os, "sched_setaffinity"), (os, "open")], ids=["cores", "locks"])
+def test_a_machine_that_does_not_let_us_choose_is_used_as_it_is(
+    refused: tuple[Any, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     def refuse(*_: object) -> None:
         raise PermissionError(1, "Operation not permitted")
 
-    monkeypatch.setattr(os, "sched_setaffinity", refuse)
     before = cores()
-    with on_one_core(0):
+    monkeypatch.setattr(*refused, refuse)
+    with on_one_core():
         assert cores() == before

@@ -312,6 +312,20 @@ def test_of_two_precisions_the_faster_one_is_found_out_once(
         assert computed, change
 
 
+def test_where_nothing_can_be_noted_it_is_measured_each_time(
+    measured: Callable[[str], list[str]], tmp_path: Path
+) -> None:
+    save_tiny(tmp_path / "model")
+    settings = Settings(data_dir=tmp_path / "var", model_dir=tmp_path / "model")
+    computed = measured("float32")
+    settings.data_dir.mkdir()
+    (settings.data_dir / "precisions").write_text("no folder")
+    for _ in range(2):
+        computed.clear()
+        assert model._precision(settings, "cpu") == "float32"
+        assert computed
+
+
 @pytest.fixture(scope="module")
 def pictures() -> np.ndarray:
     """Noise of several grains: what is alike in all pictures would hide a difference."""

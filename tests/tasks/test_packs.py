@@ -276,13 +276,18 @@ def leave(path: Path, **statistics: Any) -> Path:
     return path
 
 
-def test_a_pack_of_another_release_is_made_again(tmp_path: Path) -> None:
-    """Features were lists of numbers before they were bytes: a run that an upgrade met goes on."""
+def test_a_pack_of_another_release_is_made_again_and_still_tells_of_its_work(tmp_path: Path) -> None:
+    """Features were lists of numbers before they were bytes, and an upgrade may meet a run at any stage."""
     path = tmp_path / "features.parquet"
-    older = pa.schema([("sha256", pa.string()), ("feature", pa.list_(pa.float32(), 4))])
+    numbers = pa.list_(pa.field("element", pa.float32()), 4)
+    older = pa.schema([("sha256", pa.string()), ("feature", numbers)])
     with packs.writing(path, older) as pack:
         pack.add({"sha256": "s", "feature": [0.5] * 4})
-    assert all("cannot be read" in message for message in reading(path))
+        pack.statistics["seconds"] = 7.5
+    for read in (lambda: list(packs.rows(path)), lambda: packs.slice_of(path, 0, 9)):
+        with pytest.raises(packs.DamagedPackError, match=r"another release wrote it.* clear `extract`"):
+            read()
+    assert packs.statistics(path)["seconds"] == 7.5
     assert packs.finished(path) is None
     assert not path.exists(), "moved aside"
 
