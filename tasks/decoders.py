@@ -290,8 +290,6 @@ class _Decoder:
         if len(answer) not in (0, ANSWER_BYTES):
             return "?"
         words = answer.rstrip(b"\0").decode(errors="replace")
-        if words.isprintable():
-            return words
         return "".join(letter if letter.isprintable() else "?" for letter in words)
 
     def end(self) -> int:

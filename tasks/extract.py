@@ -5,7 +5,6 @@ filled with them while the model computes others. Only computing holds the devic
 second task on the same device is ready the moment the first one is done.
 """
 
-import fcntl
 import itertools
 import math
 import mmap
@@ -25,7 +24,7 @@ import numpy as np
 from tasks import packs
 from tasks.decoders import Decoded, Decoders, Tensor
 from tasks.errors import ConfigurationError, ServiceUnavailableError
-from tasks.machine import cores, lock_file
+from tasks.machine import cores, locked
 from tasks.model import Model, load, unusable
 from tasks.picture import SIDE, BadPictureError
 from tasks.progress import Progress, silent
@@ -247,8 +246,7 @@ def _taken_from_elsewhere(chunk: Chunk, hashes: set[str]) -> Iterator[dict[str, 
 
 @contextmanager
 def _sole_use_of(device: str) -> Iterator[None]:
-    """Hold this machine's lock of the device; it ends with the process, however that ends."""
+    """Hold this machine's lock of the device."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "") if device == "gpu" else ""
-    with lock_file(f"{device}{visible.replace('/', '_')}") as descriptor:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    with locked(f"{device}{visible.replace('/', '_')}"):
         yield

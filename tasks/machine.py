@@ -1,4 +1,4 @@
-"""What this machine's processor offers."""
+"""What this machine's processor offers, and who has which part of it."""
 
 import fcntl
 import os
@@ -28,7 +28,7 @@ def on_one_core() -> Iterator[None]:
         # It only saves time.
         with suppress(OSError):
             for core in sorted(allowed):
-                if held.enter_context(_taken(f"core{core}")):
+                if held.enter_context(locked(f"core{core}", wait=False)):
                     os.sched_setaffinity(0, {core})
                     break
         try:
@@ -39,25 +39,24 @@ def on_one_core() -> Iterator[None]:
 
 
 @contextmanager
-def _taken(name: str) -> Iterator[bool]:
-    """Whether this machine's lock of that name was free, and is now ours until the end of the block."""
-    with lock_file(name) as descriptor:
-        free = True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            free = False
-        yield free
+def locked(name: str, *, wait: bool = True) -> Iterator[bool]:
+    """Hold this machine's lock of that name, which ends with the process, however that ends.
 
+    Without `wait` it may be another's: the block is told whether it is held.
 
-@contextmanager
-def lock_file(name: str) -> Iterator[int]:
-    """The descriptor of this machine's lock of that name; what locks it ends with the process."""
+    Raises:
+        OSError: the folder for temporary files does not let us.
+    """
     # Each user's own: another user's file in the temporary folder cannot be opened.
     path = Path(tempfile.gettempdir()) / f"picture-feature-index-{os.getuid()}-{name}.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        yield descriptor
+        held = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            held = False
+        yield held
     finally:
         os.close(descriptor)
 

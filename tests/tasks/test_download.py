@@ -3,6 +3,7 @@ import hashlib
 import itertools
 import os
 import socket
+import tempfile
 import threading
 import time
 from collections import Counter
@@ -59,8 +60,9 @@ def pictures(chunk: Chunk) -> dict[str | None, dict[str, Any]]:
 
 
 def test_downloading_stays_on_one_core_and_only_meanwhile(
-    image_server: ScriptedServer, plan_of: MakePlan
+    image_server: ScriptedServer, plan_of: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # whoever else downloads has the machine's locks
     before = os.sched_getaffinity(0)
     seen: list[set[int]] = []
 
