@@ -11,6 +11,7 @@ from benchmarks import (
     api,
     download,
     failing_items,
+    feed,
     index_types,
     indexing,
     memory,
@@ -42,6 +43,7 @@ def _index_types(arguments: argparse.Namespace) -> list[Figure]:
 
 BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "pipeline": lambda arguments: pipeline.measure(arguments.photos, arguments.rounds),
+    "feed": lambda arguments: feed.measure(arguments.photos, arguments.rounds),
     "model_speed": lambda arguments: model_speed.measure(arguments.photos, arguments.rounds),
     "download": lambda arguments: download.measure(arguments.photos, arguments.rounds),
     "indexing": lambda arguments: indexing.measure(arguments.photos, arguments.rounds),

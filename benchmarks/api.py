@@ -19,7 +19,6 @@ from statistics import mean, median
 from typing import Any
 from urllib.parse import urlsplit
 
-import numpy as np
 import psutil
 import requests
 
@@ -84,7 +83,7 @@ def measure(photos: Path) -> list[Figure]:
 
 def _alone(model: Any, tensors: Any) -> Pace:
     pace(model, tensors, BATCH)
-    return pace(model, np.concatenate([tensors] * (PICTURES_ALONE // len(tensors))), BATCH)
+    return pace(model, tensors, BATCH, PICTURES_ALONE // len(tensors))
 
 
 def _under_load(shop: VolumeShop, airflow: Airflow, serving: Server) -> tuple[Pace, float, list[Figure]]:

@@ -4,11 +4,6 @@ Three things take turns, each round: the model alone, fed with ready tensors in 
 it; the pipeline as a program, Python's start, TensorFlow's import and loading the model included; and the
 prototype, without its start. CPU seconds are those of our own processes; what Elasticsearch and the image
 server took beside them is stated apart.
-
-Then each stage does its work on a model that costs nothing, once to warm up and then `rounds` times: that is
-what everything but the model costs, and what would feed a faster one. It is compared with the decoder's own
-limit, bare Pillow and our resize in a loop on every core, measured between the rounds. The limit of requests
-a second is out of the way, as it has to be where a GPU is fed.
 """
 
 import json
@@ -17,40 +12,34 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
-from typing import Any
 
-from benchmarks import free_model, prototype
+from benchmarks import prototype
 from benchmarks.cpu import cpu_seconds, elasticsearch_seconds, process_seconds
 from benchmarks.figures import Figure
 from benchmarks.model_alone import Pace, pace, tensors_of
-from benchmarks.shop import variables_set
-from benchmarks.volume import CATEGORY, VolumeShop, volume_shop
-from tasks import download, extract, index, plan
-from tasks.connections import SEARCH, Services
-from tasks.decoders import environment
+from benchmarks.volume import VolumeShop, volume_shop
+from tasks.connections import SEARCH
 from tasks.errors import RunFailedError
-from tasks.machine import cores
 from tasks.model import DIMENSIONS, load
-from tasks.runs import Request
 from tasks.search import FEATURE
 from tasks.settings import REPOSITORY, Settings
 
 ITEMS = 5_000
 PROTOTYPE_ITEMS = 60
 BATCHES = (16, 32, 64)
-PICTURES_A_BATCH = 128
-"""The model alone computes so many in each size of batch."""
+PICTURES, TIMES = 128, 4
+"""The model alone computes so many in each size of batch, and each so often, since machines are noisy."""
 
 
 def measure(photos: Path, rounds: int) -> list[Figure]:
-    """Measure the model, the pipeline and the prototype `rounds` times by turns, then the stages.
+    """Measure the model, the pipeline and the prototype `rounds` times by turns.
 
     Raises:
         FeatureIndexError: a run failed, or did not index every item.
     """
     with volume_shop(photos) as shop:
         model = load(Settings.load())
-        tensors = tensors_of(photos, PICTURES_A_BATCH)
+        tensors = tensors_of(photos, PICTURES)
         for size in BATCHES:  # the first batch of a size is optimised
             pace(model, tensors, size)
         paces: dict[str, list[Pace]] = {}
@@ -58,7 +47,9 @@ def measure(photos: Path, rounds: int) -> list[Figure]:
         for number in range(rounds):
             for size in BATCHES:
                 name = f"batches of {size}"
-                paces.setdefault(name, []).append(_said(number, name, lambda s=size: pace(model, tensors, s)))
+                paces.setdefault(name, []).append(
+                    _said(number, name, lambda s=size: pace(model, tensors, s, TIMES))
+                )
             before = _servers(shop)
             paces.setdefault("pipeline", []).append(
                 _said(number, "pipeline", lambda n=number: _pipeline(shop, f"round-{n}"))
@@ -74,7 +65,6 @@ def measure(photos: Path, rounds: int) -> list[Figure]:
                 )
                 for name in servers[0]
             ),
-            *_around_the_model(shop, photos, rounds),
         ]
 
 
@@ -151,74 +141,3 @@ def _prototype(shop: VolumeShop) -> Pace:
     if found != len(urls) or took["items"] != PROTOTYPE_ITEMS:
         raise RunFailedError(f"The prototype was to index {len(urls)} items, and {found} have a feature.")
     return took["items"] / took["seconds"], took["items"] / took["cpu"]
-
-
-def _around_the_model(shop: VolumeShop, photos: Path, rounds: int) -> list[Figure]:
-    """What each stage costs a picture, on a model that costs nothing."""
-    free_model.save(shop.folder / "free_model")
-    free = {
-        "FEATURES_MODEL_DIR": str(shop.folder / "free_model"),
-        "FEATURES_PRECISION": "float32",  # to round its pictures to bfloat16 would be its only cost
-        "FEATURES_REQUESTS_PER_SECOND_PER_HOST": "1e6",
-    }
-    with variables_set(free):
-        items = Settings.load().chunk_size
-        _stage_by_stage(shop, "warm-up", 100)
-        limits, measured = [], []
-        for number in range(rounds):
-            limits.append(_decoder_limit(photos))
-            measured.append(_stage_by_stage(shop, f"free-{number + 1}", items))
-    stages = {name: median(used[name] for used in measured) for name in measured[0]}
-    own = [items / sum(used.values()) for used in measured]
-    extract_alone = [items / used["extract"] for used in measured]
-
-    def share(rates: list[float]) -> float:
-        return median(rate / limit for rate, limit in zip(rates, limits, strict=True))
-
-    return [
-        *(
-            Figure(f"free model: {name}, CPU ms a picture", 1000 * cpu / items)
-            for name, cpu in stages.items()
-        ),
-        Figure("bare decoding and resizing, CPU ms a picture", 1000 / median(limits)),
-        Figure("free model: pictures a CPU second, so a core", median(own)),
-        Figure("free model: extract alone, pictures a CPU second", median(extract_alone)),
-        Figure("free model: pipeline / bare decoding, CPU", share(own), at_least=0.7),
-        Figure("free model: extract / bare decoding, CPU", share(extract_alone)),
-    ]
-
-
-def _stage_by_stage(shop: VolumeShop, name: str, items: int) -> dict[str, float]:
-    """CPU seconds of each stage, in this process, which has TensorFlow imported already."""
-    print(f"{items} items on a free model ...", file=sys.stderr, flush=True)
-    shop.stock([shop.url(item) for item in range(items)])
-    settings, services = Settings.load(), Services.from_environment()
-    used: dict[str, float] = {}
-
-    def counted(stage: str, work: Callable[[], Any]) -> Any:
-        cpu = cpu_seconds()
-        result = work()
-        used[stage] = used.get(stage, 0.0) + cpu_seconds() - cpu
-        return result
-
-    request = Request("benchmark", name, category_ids=(CATEGORY,))
-    planned = counted("plan", lambda: plan.run(request, settings, services))
-    indexed = 0
-    for chunk in planned.chunks:
-        counted("download", lambda c=chunk: download.run(c, settings))
-        counted("extract", lambda c=chunk: extract.run(c, settings))
-        indexed += counted("index", lambda c=chunk: index.run(c, settings, services))["counts"]["indexed"]
-    if indexed != items:
-        raise RunFailedError(f"{items} items were to be indexed, and {indexed} were.")
-    return used
-
-
-def _decoder_limit(photos: Path) -> float:
-    """Pictures a CPU second of decoding and resizing alone, on every core at once as in a run."""
-    command = [sys.executable, "-m", "benchmarks.bare_decoding", str(photos)]
-    # In the decoders' environment: malloc's defaults would take a fifth longer.
-    loops = [
-        subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment())
-        for _ in range(cores())
-    ]
-    return median(float(loop.communicate()[0]) for loop in loops)

@@ -171,6 +171,7 @@ def _faster_precision(settings: Settings) -> str:
         word = remembered.read_text(errors="replace").strip()
         if word in _PRECISIONS:
             return word
+    log.info("Measuring in which precision this CPU computes faster, once: some ten seconds.")
     seconds = _cpu_seconds(graph.kept(kept_at, lambda: _frozen(settings.model_dir)))
     faster = min(_PRECISIONS, key=lambda precision: seconds[precision])
     log.info("Computing in %s: CPU seconds of %d pictures are %s.", faster, _MEASURED_AT_ONCE, seconds)
@@ -290,6 +291,7 @@ def _open(folder: Path) -> tuple[Any, Any]:
 
 
 def _frozen(folder: Path) -> bytes:
+    log.info("Making the model ready for this TensorFlow, once: some ten seconds.")
     # The function itself does not keep the variables, which live as long as the SavedModel.
     _saved_model, function = _open(folder)
     return graph.frozen(function)

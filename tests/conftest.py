@@ -3,6 +3,7 @@
 import ipaddress
 import logging
 import shutil
+import signal
 import socket
 import tempfile
 import uuid
@@ -25,6 +26,11 @@ if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
 
 SHOP_PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "shop"
+
+
+def pytest_configure() -> None:
+    """Take SIGTERM, by which a time limit ends us, for Ctrl-C: else the servers would go on without us."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
 
 
 # Of function scope: pytest sets up what the session shares before it, so that fetching the server is

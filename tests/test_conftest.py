@@ -1,7 +1,24 @@
+import signal
 import socket
+import subprocess
+import sys
+from pathlib import Path
 
+import psutil
 import pytest
 import sqlalchemy
+
+from tasks.settings import REPOSITORY
+
+ENDED_BY_SIGTERM = """
+import time
+import sqlalchemy
+
+def test_that_is_ended(postgres_url):
+    with sqlalchemy.create_engine(postgres_url).connect() as connection:
+        print("data in", connection.scalar(sqlalchemy.text("show data_directory")), flush=True)
+    time.sleep(60)
+"""
 
 
 @pytest.mark.parametrize("address", ["192.0.2.1", "shop.example", "::ffff:192.0.2.1"])
@@ -23,3 +40,23 @@ def test_postgres_answers(postgres_url: str):
         assert connection.scalar(
             sqlalchemy.text("select timestamptz '2026-01-01 09:00+09' = '2026-01-01 00:00Z'")
         )
+
+
+def test_sigterm_leaves_no_server_running(tmp_path: Path):
+    (tmp_path / "test_ended.py").write_text(ENDED_BY_SIGTERM)
+    command = [sys.executable, "-m", "pytest", "-s", "-p", "tests.conftest", f"--rootdir={tmp_path}"]
+    with subprocess.Popen(
+        [*command, tmp_path / "test_ended.py"], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
+    ) as tests:
+        folder = next(line for line in tests.stdout if "data in " in line).split()[-1]
+        assert _servers_of(folder)
+        tests.send_signal(signal.SIGTERM)
+        tests.communicate(timeout=30)
+    assert tests.returncode == pytest.ExitCode.INTERRUPTED
+    assert not _servers_of(folder)
+
+
+def _servers_of(folder: str) -> list[psutil.Process]:
+    return [
+        process for process in psutil.process_iter(["cmdline"]) if folder in (process.info["cmdline"] or ())
+    ]

@@ -12,7 +12,7 @@ from tasks.settings import REPOSITORY
     ("arguments", "code", "said"),
     [
         (["--photos", "no/such/folder"], 1, "There is no no/such/folder/items.csv. The benchmarks need"),
-        (["speed"], 2, "there is no benchmark speed, only pipeline, model_speed, "),
+        (["speed"], 2, "there is no benchmark speed, only pipeline, feed, model_speed, "),
         (["--rounds", "0"], 2, "'0' is no number of rounds"),
     ],
 )
