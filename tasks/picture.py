@@ -223,9 +223,10 @@ def _interpolate(source: NDArray[np.uint8], rows: _Axis, columns: _Axis, result:
         _blend(left, line, weight)
         above, between = line.take(lower - lower[0], axis=0), line.take(upper - lower[0], axis=0)
         _blend(above, between, rows.weight[these, None])
+        between /= np.float32(255)
         colours = between.reshape(len(lower), -1, 4)
-        for colour in range(3):
-            np.divide(colours[:, :, colour], np.float32(255), out=result[these, :, colour])
+        for colour in range(3):  # all three at once would take twice as long
+            result[these, :, colour] = colours[:, :, colour]
 
 
 def _blend(first: NDArray[np.float32], second: NDArray[np.float32], weight: NDArray[np.float32]) -> None:
