@@ -144,7 +144,8 @@ def _helper(shop: VolumeShop, urls: Sequence[str], features: NDArray[np.float32]
             }
 
     def work() -> None:
-        with Elasticsearch(shop.environment[f"AIRFLOW_CONN_{SEARCH.upper()}"]) as client:
+        server = shop.environment[f"AIRFLOW_CONN_{SEARCH.upper()}"]
+        with Elasticsearch(server, request_timeout=60) as client:
             for _ in helpers.parallel_bulk(client, actions(), thread_count=4):
                 pass
         shop.search.indices.refresh(index=shop.index)

@@ -68,8 +68,6 @@ class Decoders:
         self._settings = settings
         self._processes = processes or cores()
         self._decoders: list[_Decoder] = []
-        self.cpu_seconds = 0.0
-        """Of its processes that have ended."""
         self._failed_starts = 0
         # What lost decoders had: what they were at may be to blame, what waited behind it is not.
         self._suspects: deque[_Picture] = deque()
@@ -112,17 +110,11 @@ class Decoders:
             # If the caller stops early, what the decoders still have is nobody's any more.
             for decoder in [decoder for decoder in self._decoders if decoder.work]:
                 self._decoders.remove(decoder)
-                self._ended(decoder)
+                decoder.end()
 
     def _end(self) -> None:
         for decoder in self._decoders:
-            self._ended(decoder)
-
-    def _ended(self, decoder: "_Decoder") -> int:
-        """End one, and give its exit status, or minus the signal that ended it."""
-        status, cpu_seconds = decoder.end()
-        self.cpu_seconds += cpu_seconds
-        return status
+            decoder.end()
 
     def _feed(self, source: Iterator["_Picture"]) -> None:
         self._fill_up()
@@ -185,7 +177,7 @@ class Decoders:
     def _lost(self, decoder: "_Decoder", reason: str = "", late: bool = False) -> Iterator[Decoded]:
         """End a decoder, and say of the picture it was at what became of it, once that is certain."""
         self._decoders.remove(decoder)
-        ending = self._ended(decoder)
+        ending = decoder.end()
         late = late or ending == -signal.SIGALRM
         reason = f"took longer than {decoder.patience:g} s" if late else reason or _in_words(ending)
         pictures = [picture for picture, _ in decoder.work]
@@ -300,19 +292,12 @@ class _Decoder:
         words = answer.rstrip(b"\0").decode(errors="replace")
         return "".join(letter if letter.isprintable() else "?" for letter in words)
 
-    def end(self) -> tuple[int, float]:
-        """End it, unless it has ended by itself.
-
-        Returns:
-            its exit status, or minus the signal that ended it; the CPU seconds that it took.
-        """
-        # Popen's own kill and wait would lose what it took.
-        os.kill(self._process.pid, signal.SIGKILL)
+    def end(self) -> int:
+        """End it, unless it has ended by itself; its exit status, or minus the signal that ended it."""
+        self._process.kill()
         self._input.close()
         self._output.close()
-        _, ending, used = os.wait4(self._process.pid, 0)
-        self._process.returncode = os.waitstatus_to_exitcode(ending)
-        return self._process.returncode, used.ru_utime + used.ru_stime
+        return self._process.wait()
 
 
 def environment() -> dict[str, str]:

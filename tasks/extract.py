@@ -9,6 +9,7 @@ import itertools
 import math
 import mmap
 import os
+import resource
 import threading
 import time
 from collections import deque
@@ -69,6 +70,7 @@ def _compute(
 ) -> set[str]:
     """Add a row for each of these pictures but those that another chunk had by then, and return those."""
     started = time.monotonic()
+    decoding = _cpu_of_ended_processes()
     with Decoders(settings, min(cores(), len(hashes))) as decoders:
         model = load(settings)
         if model.version != chunk.plan.feature_version:
@@ -97,10 +99,16 @@ def _compute(
             "waiting for the device": pack.statistics["waited"],
             "waiting for pictures": device.waiting,
             "computing": device.computing,
-            "decoding": decoders.cpu_seconds,
+            "decoding": _cpu_of_ended_processes() - decoding,
         },
     }
     return known
+
+
+def _cpu_of_ended_processes() -> float:
+    """CPU seconds of all child processes that this one has seen end."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class _Device:

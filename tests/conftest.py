@@ -30,7 +30,13 @@ SHOP_PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "shop"
 
 def pytest_configure() -> None:
     """Take SIGTERM, by which a time limit ends us, for Ctrl-C: else the servers would go on without us."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+
+    def interrupt(*_: Any) -> None:
+        # A time limit may say it to our group as well, while the servers are being ended.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
 
 
 # Of function scope: pytest sets up what the session shares before it, so that fetching the server is

