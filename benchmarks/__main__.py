@@ -1,7 +1,6 @@
 """The numbers of the README, measured here and now on a real shop's photos."""
 
 import argparse
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +24,7 @@ from benchmarks import (
 from benchmarks.figures import Figure, table
 from benchmarks.record import record
 from benchmarks.shop import running_shop
+from local_stack.process import interrupt_when_told_to_end
 from tasks.errors import ConfigurationError, FeatureIndexError
 from tasks.settings import REPOSITORY
 
@@ -62,8 +62,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
 def main() -> int:
     """The command; 0 when every goal is met."""
     arguments = _parser().parse_args()
-    # A polite kill cleans up like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt_when_told_to_end()
     try:
         figures = _measure(arguments)
     except FeatureIndexError as error:

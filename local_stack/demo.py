@@ -1,7 +1,6 @@
 """`make demo`: one night and one category through Airflow's scheduler, and a picture of what came of it."""
 
 import argparse
-import signal
 import sys
 import time
 from datetime import datetime
@@ -11,6 +10,7 @@ from typing import Any
 from local_stack import stack
 from local_stack.airflow import Progress
 from local_stack.contact_sheet import contact_sheet
+from local_stack.process import interrupt_when_told_to_end
 from local_stack.stack import Stack
 from tasks import files, reports
 from tasks.errors import FeatureIndexError, RunFailedError
@@ -31,9 +31,7 @@ _SHOWN = {
 def main() -> int:
     """The command; 0 when both runs succeeded."""
     arguments = _parser().parse_args()
-    # A polite kill cleans up like Ctrl-C.
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, signal.default_int_handler)
+    interrupt_when_told_to_end()
     started = time.monotonic()
     try:
         demonstrate(arguments.images)

@@ -17,6 +17,7 @@ from local_stack import stack
 from local_stack.browser import PAGES, REPORT, Browser
 from local_stack.demo import BACKFILL, NIGHTLY
 from local_stack.elasticsearch import data_folder
+from local_stack.process import interrupt_when_told_to_end
 from local_stack.stack import Stack
 from tasks.errors import FeatureIndexError
 from tasks.settings import REPOSITORY
@@ -29,12 +30,16 @@ _COLOURS = 64
 
 def main() -> int:
     """The command; 0 when all pictures are there."""
+    interrupt_when_told_to_end()
     try:
         with tempfile.TemporaryDirectory(prefix="pictures-") as folder:
             _take(Path(folder))
     except FeatureIndexError as error:
         print(error, file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        print("\nStopped; everything it started has ended.", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Starts a server as a process group of its own, waits for it, and ends the whole group."""
+"""Starts a server as a process group of its own, waits for it, and ends the whole group, whatever ends us."""
 
 import contextlib
 import os
@@ -14,6 +14,20 @@ from tasks.errors import ConfigurationError, ServiceUnavailableError
 
 TERM_SECONDS = 20
 """How long a group may take to end by itself before it is killed."""
+
+
+def interrupt_when_told_to_end() -> None:
+    """Take SIGTERM for Ctrl-C, which ends what we started first, and heed that in the background as well.
+
+    SIGTERM counts once: a time limit may say it to us and to our group, while the servers are being ended.
+    """
+
+    def interrupt(*_: object) -> None:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, interrupt)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def free_port() -> int:

@@ -1,14 +1,13 @@
 """`make up` and `make down`: the same shop as the demo's, left running behind Airflow's UI."""
 
 import argparse
-import signal
 import sys
 from pathlib import Path
 
 from local_stack import stack
 from local_stack.airflow import Airflow
 from local_stack.demo import BACKFILL, NIGHTLY
-from local_stack.process import port_from_environment
+from local_stack.process import interrupt_when_told_to_end, port_from_environment
 from local_stack.stack import Stack
 from tasks.connections import SEARCH, Connection
 from tasks.errors import FeatureIndexError
@@ -23,8 +22,7 @@ HOUSEKEEPING = "housekeeping"
 def main() -> int:
     """The command; 0 when it did what was asked."""
     arguments = _parser().parse_args()
-    for ending in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(ending, signal.default_int_handler)
+    interrupt_when_told_to_end()
     try:
         if arguments.down:
             down()

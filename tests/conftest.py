@@ -3,7 +3,6 @@
 import ipaddress
 import logging
 import shutil
-import signal
 import socket
 import tempfile
 import uuid
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from local_stack.process import interrupt_when_told_to_end
 from tasks.connections import Services
 from tests.shop_fixtures import (
     CatalogueBuilder,
@@ -29,14 +29,8 @@ SHOP_PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "shop"
 
 
 def pytest_configure() -> None:
-    """Take SIGTERM, by which a time limit ends us, for Ctrl-C: else the servers would go on without us."""
-
-    def interrupt(*_: Any) -> None:
-        # A time limit may say it to our group as well, while the servers are being ended.
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, interrupt)
+    """Else the servers would go on without us."""
+    interrupt_when_told_to_end()
 
 
 # Of function scope: pytest sets up what the session shares before it, so that fetching the server is

@@ -3,7 +3,6 @@
 import argparse
 import random
 import shutil
-import signal
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from local_stack.elasticsearch import Elasticsearch, data_folder, server_url_from_environment
+from local_stack.process import interrupt_when_told_to_end
 from tasks.connections import SEARCH, Connection
 from tasks.errors import FeatureIndexError
 from tasks.files import appearing_whole
@@ -43,8 +43,7 @@ Run = Callable[[int, Sequence[Kill]], list[Kill]]
 def main() -> int:
     """The command; 0 when every run ended as it must."""
     arguments = _parser().parse_args()
-    # A polite kill cleans up like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupt_when_told_to_end()
     results = Results(arguments.seed)
     print(f"Seed {arguments.seed}.", file=sys.stderr)
     folder = Path(tempfile.mkdtemp(prefix="torture-"))
