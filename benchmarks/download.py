@@ -29,10 +29,11 @@ from benchmarks.cpu import process_seconds
 from benchmarks.figures import Figure
 from benchmarks.rivals import python_with
 from benchmarks.volume import photo_server
-from tasks import download, packs
 from tasks.errors import RunFailedError
-from tasks.runs import Plan, Request
+from tasks.runs import packs
+from tasks.runs.run import Plan, Request
 from tasks.settings import REPOSITORY, Settings
+from tasks.stages import download
 
 PICTURES = 5_000
 LATENCIES = {"no latency": (0, 32), "30 ms latency": (30, 128)}

@@ -16,7 +16,7 @@ from benchmarks.figures import Figure
 from benchmarks.volume import VolumeShop, volume_shop
 from local_stack.process import free_port
 from tasks.errors import RunFailedError
-from tasks.model import feature_version
+from tasks.inference.model import feature_version
 from tasks.settings import Settings
 
 ITEMS = 10_000

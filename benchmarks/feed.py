@@ -17,13 +17,13 @@ from benchmarks.cpu import cpu_seconds
 from benchmarks.figures import Figure
 from benchmarks.shop import variables_set
 from benchmarks.volume import CATEGORY, VolumeShop, volume_shop
-from tasks import download, extract, index, plan
-from tasks.connections import Services
-from tasks.decoders import environment
 from tasks.errors import RunFailedError
 from tasks.machine import cores
-from tasks.runs import Request
+from tasks.pictures.decoders import environment
+from tasks.runs.run import Request
 from tasks.settings import Settings
+from tasks.shop.connections import Services
+from tasks.stages import download, extract, index, plan
 
 
 def measure(photos: Path, rounds: int) -> list[Figure]:

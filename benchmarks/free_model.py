@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from tasks.model import DIMENSIONS, quiet_tensorflow
-from tasks.picture import SIDE
+from tasks.inference.model import DIMENSIONS, quiet_tensorflow
+from tasks.pictures.picture import SIDE
 
 
 def save(folder: Path) -> None:

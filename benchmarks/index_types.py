@@ -19,12 +19,12 @@ from benchmarks.cpu import elasticsearch_seconds
 from benchmarks.figures import Figure
 from benchmarks.retrieval import read_back
 from benchmarks.shop import BenchmarkShop
-from tasks.connections import Services
 from tasks.errors import RunFailedError
-from tasks.pipeline import run
-from tasks.runs import Request
-from tasks.search import FEATURE, FIELDS
+from tasks.runs.run import Request
+from tasks.search.mapping import FEATURE, FIELDS
 from tasks.settings import Settings
+from tasks.shop.connections import Services
+from tasks.stages.pipeline import run
 
 DOCUMENTS = 20_000
 NEIGHBOURS = 10

@@ -24,12 +24,14 @@ from numpy.typing import NDArray
 from benchmarks.cpu import elasticsearch_seconds
 from benchmarks.figures import Figure
 from benchmarks.volume import CATEGORY, VolumeShop, volume_shop
-from tasks import index, packs
-from tasks.connections import SEARCH, Connection, Services
 from tasks.errors import RunFailedError
-from tasks.runs import Chunk, Plan, Request
-from tasks.search import AT, FEATURE, IMAGE, URL, VERSION, SearchIndex
+from tasks.runs import packs
+from tasks.runs.run import Chunk, Plan, Request
+from tasks.search.index import SearchIndex
+from tasks.search.mapping import AT, FEATURE, IMAGE, URL, VERSION
 from tasks.settings import Settings
+from tasks.shop.connections import SEARCH, Connection, Services
+from tasks.stages import index
 
 DOCUMENTS = 5_000
 

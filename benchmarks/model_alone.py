@@ -8,8 +8,8 @@ import numpy as np
 
 from benchmarks.cpu import cpu_seconds
 from benchmarks.photo_server import photos_in
-from tasks.model import Model
-from tasks.picture import decode, to_tensor
+from tasks.inference.model import Model
+from tasks.pictures.picture import decode, to_tensor
 from tasks.settings import Settings
 
 Pace = tuple[float, float]

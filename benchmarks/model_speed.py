@@ -20,8 +20,8 @@ from benchmarks.figures import Figure
 from benchmarks.model_alone import Pace, pace, tensors_of
 from benchmarks.rivals import python_with
 from tasks.errors import RunFailedError
+from tasks.inference.model import load
 from tasks.machine import cores
-from tasks.model import load
 from tasks.settings import REPOSITORY, Settings
 
 PICTURES = 128

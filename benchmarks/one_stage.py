@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 from benchmarks.volume import CATEGORY
-from tasks import download, extract, index, plan, summarise
-from tasks.connections import Services
-from tasks.ledger import Ledger
-from tasks.runs import Plan, Request
+from tasks.runs.run import Plan, Request
 from tasks.settings import Settings
+from tasks.shop.connections import Services
+from tasks.shop.ledger import Ledger
+from tasks.stages import download, extract, index, plan, summarise
 
 
 def main() -> None:

@@ -17,9 +17,9 @@ from airflow.api_fastapi.app import create_app, get_auth_manager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from fastapi.testclient import TestClient
 
-from tasks.connections import SEARCH, Connection
 from tasks.errors import RunFailedError
-from tasks.search import client
+from tasks.search.client import client
+from tasks.shop.connections import SEARCH, Connection
 
 WARM_UP = 3
 

@@ -26,13 +26,16 @@ from benchmarks.figures import Figure
 from benchmarks.shop import index_of_our_own, surroundings
 from local_stack import airflow
 from local_stack.process import free_port
-from tasks import files, reports, similar
-from tasks.connections import SEARCH, Connection
+from tasks import files
 from tasks.errors import RunFailedError
-from tasks.model import feature_version
-from tasks.runs import Request
-from tasks.search import DOCUMENT_FIELDS, FEATURE, FIELDS, VERSION, Scope, SearchIndex
+from tasks.inference.model import feature_version
+from tasks.runs import reports
+from tasks.runs.run import Request
+from tasks.search.exact import exact_nearest
+from tasks.search.mapping import DOCUMENT_FIELDS, FEATURE, FIELDS, VERSION
+from tasks.search.queries import ItemQueries, Scope
 from tasks.settings import REPOSITORY, Settings
+from tasks.shop.connections import SEARCH, Connection
 from tasks.statuses import Status
 
 DOCUMENTS = 1_000_000
@@ -233,12 +236,12 @@ def _exact(search: Elasticsearch, index: str, version: str, rounds: int) -> list
     count = Settings.load().exact_search_documents
     dimensions = FIELDS[FEATURE]["dims"]
     _fill(search, index, _documents(version, count, dimensions, gaps=False), dimensions)
-    shop = SearchIndex(Connection.from_environment(SEARCH), index)
+    shop = ItemQueries(Connection.from_environment(SEARCH), index)
     scope = Scope(version)
     feature = np.random.default_rng(1).random(dimensions, np.float32)
-    exact = [_seconds(lambda: similar.exact(shop, feature, scope, 12)) for _ in range(rounds)]
+    exact = [_seconds(lambda: exact_nearest(shop, feature, scope, 12)) for _ in range(rounds)]
     tracemalloc.start()
-    similar.exact(shop, feature, scope, 12)
+    exact_nearest(shop, feature, scope, 12)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     return [

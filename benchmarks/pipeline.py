@@ -18,11 +18,11 @@ from benchmarks.cpu import cpu_seconds, elasticsearch_seconds, process_seconds
 from benchmarks.figures import Figure
 from benchmarks.model_alone import Pace, pace, tensors_of
 from benchmarks.volume import VolumeShop, volume_shop
-from tasks.connections import SEARCH
 from tasks.errors import RunFailedError
-from tasks.model import DIMENSIONS, load
-from tasks.search import FEATURE
+from tasks.inference.model import DIMENSIONS, load
+from tasks.search.mapping import FEATURE
 from tasks.settings import REPOSITORY, Settings
+from tasks.shop.connections import SEARCH
 
 ITEMS = 5_000
 PROTOTYPE_ITEMS = 60

@@ -17,14 +17,15 @@ from elasticsearch import helpers
 from benchmarks.figures import Figure
 from benchmarks.volume import CATEGORY, VolumeShop, volume_shop
 from local_stack.shop import SCHEMA
-from tasks import plan
-from tasks.catalogue import Catalogue
-from tasks.connections import CATALOG, SEARCH, Connection, Services
 from tasks.errors import RunFailedError
-from tasks.model import feature_version
-from tasks.runs import Request
-from tasks.search import FEATURE, FIELDS, URL, VERSION, SearchIndex
+from tasks.inference.model import feature_version
+from tasks.runs.run import Request
+from tasks.search.index import SearchIndex
+from tasks.search.mapping import FEATURE, FIELDS, URL, VERSION
 from tasks.settings import Settings
+from tasks.shop.catalogue import Catalogue
+from tasks.shop.connections import CATALOG, SEARCH, Connection, Services
+from tasks.stages import plan
 
 CURRENT = 100_000
 SMALL, LARGE = 50_000, 5_000_000

@@ -18,10 +18,10 @@ from benchmarks.figures import Figure
 from benchmarks.retrieval import NEIGHBOURS, agreement, approximate_neighbours, exact_neighbours
 from benchmarks.shop import BenchmarkShop, running_shop
 from tasks.errors import ConfigurationError
+from tasks.inference.model import DIMENSIONS, load
 from tasks.machine import multiplies_bfloat16
-from tasks.model import DIMENSIONS, load
-from tasks.picture import decode, to_tensor
-from tasks.search import FEATURE, VERSION
+from tasks.pictures.picture import decode, to_tensor
+from tasks.search.mapping import FEATURE, VERSION
 from tasks.settings import Settings
 
 _AT_ONCE = 50

@@ -14,7 +14,7 @@ import requests
 from elasticsearch import Elasticsearch
 
 from benchmarks.cpu import cpu_seconds
-from tasks.model import quiet_tensorflow
+from tasks.inference.model import quiet_tensorflow
 from tasks.settings import Settings
 
 WARM_UP = 3

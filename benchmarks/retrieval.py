@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 
 from benchmarks.figures import Figure
 from benchmarks.shop import BenchmarkShop
-from tasks.connections import Services
-from tasks.pipeline import run
-from tasks.runs import Request
-from tasks.search import FEATURE, VERSION
+from tasks.runs.run import Request
+from tasks.search.mapping import FEATURE, VERSION
 from tasks.settings import Settings
+from tasks.shop.connections import Services
+from tasks.stages.pipeline import run
 
 NEIGHBOURS = 5
 NUM_CANDIDATES = 100

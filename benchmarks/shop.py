@@ -15,8 +15,9 @@ from elasticsearch import Elasticsearch as Client
 from local_stack import image_server
 from local_stack.elasticsearch import Elasticsearch, data_folder, server_url_from_environment
 from local_stack.shop import Shop
-from tasks.connections import CATALOG, SEARCH, Connection
-from tasks.search import SearchIndex, client
+from tasks.search.client import client
+from tasks.search.index import SearchIndex
+from tasks.shop.connections import CATALOG, SEARCH, Connection
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from airflow.sdk import DAG, Context, Param
 
 from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages, filled_in
 from tasks.errors import ConfigurationError
-from tasks.runs import Request, parse_time
+from tasks.runs.run import Request, parse_time
 
 
 def _request(context: Context) -> Request:

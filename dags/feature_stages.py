@@ -25,11 +25,11 @@ from airflow.sdk import (
 )
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from tasks.connections import LEDGER, Services
-from tasks.connections import Connection as ServiceConnection
 from tasks.progress import Progress, told
-from tasks.runs import Chunk, Plan, Request
+from tasks.runs.run import Chunk, Plan, Request
 from tasks.settings import Settings
+from tasks.shop.connections import LEDGER, Services
+from tasks.shop.connections import Connection as ServiceConnection
 
 TAGS = ["picture-features"]
 
@@ -80,7 +80,7 @@ def feature_stages(make_request: MakeRequest, on_failure: Callable[[Context], No
     @task(queue="io", pool="elasticsearch", execution_timeout=timedelta(hours=2))
     def plan() -> list[dict[str, Any]]:
         """Read the catalogue, leave out what is current, and split the rest into chunks."""
-        from tasks import plan as stage
+        from tasks.stages import plan as stage
 
         context = get_current_context()
         planned = stage.run(make_request(context), Settings.load(), _services(), _progress())
@@ -97,21 +97,21 @@ def feature_stages(make_request: MakeRequest, on_failure: Callable[[Context], No
     )
     def download(chunk: dict[str, Any]) -> dict[str, Any]:
         """Fetch the chunk's pictures in parallel."""
-        from tasks import download as stage
+        from tasks.stages import download as stage
 
         return stage.run(_chunk(chunk), Settings.load(), _progress())
 
     @task(queue="gpu", pool="gpu", execution_timeout=timedelta(hours=6), map_index_template=_LABEL)
     def extract(chunk: dict[str, Any]) -> dict[str, Any]:
         """Compute the features of the chunk's pictures."""
-        from tasks import extract as stage
+        from tasks.stages import extract as stage
 
         return stage.run(_chunk(chunk), Settings.load(), _progress())
 
     @task(queue="io", pool="elasticsearch", execution_timeout=timedelta(hours=2), map_index_template=_LABEL)
     def index(chunk: dict[str, Any]) -> dict[str, Any]:
         """Write the features into their documents."""
-        from tasks import index as stage
+        from tasks.stages import index as stage
 
         return stage.run(_chunk(chunk), Settings.load(), _services(), _progress())
 
@@ -126,8 +126,8 @@ def feature_stages(make_request: MakeRequest, on_failure: Callable[[Context], No
     )
     def summarise() -> dict[str, int]:
         """Count what became of every item, write report and ledger, and fail a run that must fail."""
-        from tasks import summarise as stage
-        from tasks.ledger import Ledger
+        from tasks.shop.ledger import Ledger
+        from tasks.stages import summarise as stage
 
         context = get_current_context()
         folder = context["ti"].xcom_pull(task_ids="plan", key="plan")

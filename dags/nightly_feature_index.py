@@ -40,7 +40,7 @@ from airflow.sdk import (
 
 from dags.alerts import night_failed, night_late
 from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages
-from tasks.runs import Request, caught_up, last_night
+from tasks.runs.run import Request, caught_up, last_night
 from tasks.settings import Settings
 
 

@@ -28,7 +28,7 @@ from datetime import UTC, datetime
 from airflow.sdk import DAG, Context, Param
 
 from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages, filled_in
-from tasks.runs import Request, Retry
+from tasks.runs.run import Request, Retry
 from tasks.statuses import Status
 
 IN_LEDGER = [status.value for status in Status if status.failure or status.retried]

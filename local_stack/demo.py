@@ -12,9 +12,10 @@ from local_stack.airflow import Progress
 from local_stack.contact_sheet import contact_sheet
 from local_stack.process import interrupt_when_told_to_end
 from local_stack.stack import Stack
-from tasks import files, reports
+from tasks import files
 from tasks.errors import FeatureIndexError, RunFailedError
-from tasks.runs import SHOP_TIME
+from tasks.runs import reports
+from tasks.runs.run import SHOP_TIME
 
 NIGHTLY = "nightly_feature_index"
 BACKFILL = "category_backfill"

@@ -21,10 +21,10 @@ from local_stack.elasticsearch import Elasticsearch, data_folder, server_url_fro
 from local_stack.process import free_port, port_from_environment, require_free, stop_group
 from local_stack.shop import Shop
 from tasks import files
-from tasks.connections import CATALOG, SEARCH, Connection
 from tasks.errors import ConfigurationError
-from tasks.search import client
+from tasks.search.client import client
 from tasks.settings import REPOSITORY, Settings
+from tasks.shop.connections import CATALOG, SEARCH, Connection
 
 if TYPE_CHECKING:
     import elasticsearch

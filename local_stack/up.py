@@ -9,9 +9,9 @@ from local_stack.airflow import Airflow
 from local_stack.demo import BACKFILL, NIGHTLY
 from local_stack.process import interrupt_when_told_to_end, port_from_environment
 from local_stack.stack import Stack
-from tasks.connections import SEARCH, Connection
 from tasks.errors import FeatureIndexError
-from tasks.search import address
+from tasks.search.client import address
+from tasks.shop.connections import SEARCH, Connection
 
 AIRFLOW_PORT = 8080
 

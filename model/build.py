@@ -21,13 +21,14 @@ import h5py
 import numpy as np
 
 from tasks.errors import ConfigurationError, FeatureIndexError, ServiceUnavailableError
-from tasks.model import feature_version, installed_digest, quiet_tensorflow, weights_digest
-from tasks.picture import SIDE
+from tasks.inference.model import feature_version, installed_digest, quiet_tensorflow, weights_digest
+from tasks.pictures.picture import SIDE
 from tasks.settings import Settings
 
 WEIGHTS_DIGEST = "71715aec4c39018d36b0d8262ed3b0d223265db3e7c8dab7d199eb9cfc082196"
-"""The digest of the wheel's weights, which a file given by path must have too; tasks/model.py defines it. The
-official file goes by the hash inside Keras: should its weights differ, they are another feature version."""
+"""The digest of the wheel's weights, which a file given by path must have too; tasks/inference/model.py
+defines it. The official file goes by the hash inside Keras: should its weights differ, they are another
+feature version."""
 
 # Source `keras`. The hash of the file is pinned inside Keras's own loading code.
 KERAS_FILE = "inception_v3_weights_tf_dim_ordering_tf_kernels_notop.h5"

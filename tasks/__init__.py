@@ -1,1 +1,16 @@
-"""What the runs do: plain Python, one module per stage, no Airflow import."""
+"""What the runs do: plain Python, no Airflow import. A wing imports only wings below it (pyproject.toml).
+
+| from the top down | what is there |
+| --- | --- |
+| `__main__` | the command: `python -m tasks` |
+| `serve/` | the inference process behind the HTTP API |
+| `stages/` | plan, download, extract, index, summarise, and a whole run of them without Airflow |
+| `housekeeping` | what old runs left on disk goes |
+| `search/` | Elasticsearch: what the index must be, holds and takes |
+| `inference/` | the model and its graph |
+| `shop/` | the shop's databases: its catalogue, our ledger of failures |
+| `pictures/` | bytes to tensors |
+| `fetching/` | URLs to bytes |
+| `runs/` | a run on disk: request, plan, chunks, stage files, report |
+| `settings`, `files`, `machine`, `progress`, `statuses`, `errors` | the ground |
+"""

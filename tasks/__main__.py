@@ -7,12 +7,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
-from tasks import pipeline, progress, reports, statuses
-from tasks.connections import Services, ledger_from_environment
+from tasks import progress, statuses
 from tasks.errors import FeatureIndexError
-from tasks.ledger import Ledger
-from tasks.runs import Request, Retry, last_night, parse_time
+from tasks.runs import reports
+from tasks.runs.run import Request, Retry, last_night, parse_time
 from tasks.settings import Settings
+from tasks.shop.connections import Services, ledger_from_environment
+from tasks.shop.ledger import Ledger
+from tasks.stages import pipeline
 from tasks.statuses import Status
 
 DAG = "command_line"

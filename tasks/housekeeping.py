@@ -26,7 +26,7 @@ from typing import Any, TypeVar
 
 from tasks import files
 from tasks.errors import ConfigurationError, ServiceUnavailableError
-from tasks.model import kept_graph, kept_graphs
+from tasks.inference.model import kept_graph, kept_graphs
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)

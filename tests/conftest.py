@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from local_stack.process import interrupt_when_told_to_end
-from tasks.connections import Services
+from tasks.shop.connections import Services
 from tests.shop_fixtures import (
     CatalogueBuilder,
     SmallShop,

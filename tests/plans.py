@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from tasks import packs
-from tasks.runs import Plan, Request
+from tasks.runs import packs
+from tasks.runs.run import Plan, Request
 
 
 def plan_over(

@@ -13,11 +13,11 @@ from urllib.parse import urlsplit
 import numpy as np
 import sqlalchemy as sa
 
-from tasks import packs
-from tasks.connections import CATALOG, SEARCH, Connection, Services
-from tasks.runs import Chunk, Plan, Request
-from tasks.search import FEATURE, VERSION
+from tasks.runs import packs
+from tasks.runs.run import Chunk, Plan, Request
+from tasks.search.mapping import FEATURE, VERSION
 from tasks.settings import REPOSITORY, Settings
+from tasks.shop.connections import CATALOG, SEARCH, Connection, Services
 from tasks.statuses import Status
 
 if TYPE_CHECKING:

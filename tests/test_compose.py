@@ -20,9 +20,9 @@ import pytest
 import sqlalchemy as sa
 import yaml
 
-from tasks.catalogue import EARLIEST, LATEST, Catalogue
-from tasks.connections import Connection
 from tasks.settings import Settings
+from tasks.shop.catalogue import EARLIEST, LATEST, Catalogue
+from tasks.shop.connections import Connection
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 COMPOSE_TEXT = (REPOSITORY / "docker-compose.yml").read_text()
@@ -479,18 +479,34 @@ def ignored(path: str) -> bool:
 
 
 def test_the_model_is_built_from_no_more_than_was_copied_for_it() -> None:
-    (line,) = (line for line in DOCKERFILE if line.startswith("COPY tasks/__init__.py"))
-    copied = {Path(name).stem for name in line.split()[1:-1]} - {"__init__"}
-    assert "RUN python -m model.build" in DOCKERFILE
+    stage = DOCKERFILE[: DOCKERFILE.index("RUN python -m model.build")]
+    sources = [source for line in stage if line.startswith("COPY tasks/") for source in line.split()[1:-1]]
+    paths = [path for source in sources for path in _python_files(REPOSITORY / source)]
+    assert len(paths) == len(set(paths))
     needed, open_ = set(), {REPOSITORY / "model" / "build.py"}
     while open_:
         tree = ast.parse(open_.pop().read_text())
-        froms = [n for n in ast.walk(tree) if isinstance(n, ast.ImportFrom)]
-        names = {n.module.split(".")[1] for n in froms if (n.module or "").startswith("tasks.")}
-        names |= {alias.name for n in froms if n.module == "tasks" for alias in n.names}
-        open_ |= {REPOSITORY / "tasks" / f"{name}.py" for name in names - needed}
-        needed |= names
-    assert needed == copied
+        froms = [
+            n
+            for n in ast.walk(tree)
+            if isinstance(n, ast.ImportFrom) and (n.module or "").startswith("tasks")
+        ]
+        names = {n.module for n in froms} | {f"{n.module}.{alias.name}" for n in froms for alias in n.names}
+        found = {path for name in names for path in _module(name)}
+        open_ |= found - needed
+        needed |= found
+    assert needed == set(paths)
+
+
+def _python_files(path: Path) -> list[Path]:
+    return sorted(path.glob("*.py")) if path.is_dir() else [path]
+
+
+def _module(name: str) -> set[Path]:
+    """The files that an import of this name reads, its packages' included."""
+    path = REPOSITORY.joinpath(*name.split("."))
+    packages = {folder / "__init__.py" for folder in (path, *path.parents)}
+    return {file for file in (path.with_suffix(".py"), *packages) if file.is_file()}
 
 
 def test_requirements_of_the_image_are_locked_and_agree() -> None:

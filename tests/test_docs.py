@@ -9,8 +9,8 @@ from typing import get_args
 import pytest
 
 from dags.alerts import Kind
-from tasks import database
-from tasks.catalogue import EARLIEST, LATEST, Catalogue, Item
+from tasks.shop import database
+from tasks.shop.catalogue import EARLIEST, LATEST, Catalogue, Item
 from tasks.statuses import Status
 from tests.shop_fixtures import CATALOGUE_KINDS, NOON
 

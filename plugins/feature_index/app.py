@@ -17,11 +17,11 @@ from plugins.feature_index.access import BACKFILL, DAGS, NIGHTLY, READ, start
 from plugins.feature_index.bodies import LimitedBodies
 from plugins.feature_index.pages import page
 from plugins.feature_index.runs import start_run
-from tasks import reports
 from tasks.errors import ConfigurationError, FeatureIndexError, ServiceUnavailableError
-from tasks.model import feature_version
-from tasks.runs import Request as RunRequest
-from tasks.search import Category
+from tasks.inference.model import feature_version
+from tasks.runs import reports
+from tasks.runs.run import Request as RunRequest
+from tasks.search.queries import Category
 from tasks.settings import Settings
 from tasks.statuses import Status
 
@@ -67,7 +67,7 @@ def coverage(request: Request, user: GetUserDep) -> Response:
         user,
         version=version,
         index=settings.index,
-        coverage=services.search_index(settings).coverage(version),
+        coverage=services.item_queries(settings).coverage(version),
         nights=nights,
         late=reports.late_night(nights, datetime.now(UTC), settings),
     )
@@ -142,7 +142,7 @@ def _report(dag_id: str, run_id: str) -> dict[str, Any]:
 
 
 def _category(settings: Settings, category_id: str) -> Category:
-    counted = services.search_index(settings).category(category_id, feature_version(settings))
+    counted = services.item_queries(settings).category(category_id, feature_version(settings))
     if not counted.documents:
         raise HTTPException(404, "The index has no documents of this category.")
     return counted

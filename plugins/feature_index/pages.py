@@ -14,7 +14,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 
 from plugins.feature_index.access import form_token
-from tasks.picture import FORMATS
+from tasks.pictures.picture import FORMATS
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),

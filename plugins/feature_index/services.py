@@ -3,15 +3,15 @@
 from airflow.exceptions import AirflowNotFoundException
 from airflow.models import Connection as AirflowConnection
 
-from tasks.connections import LEDGER, Connection, search_found_by
-from tasks.ledger import Ledger
-from tasks.search import SearchIndex
+from tasks.search.queries import ItemQueries
 from tasks.settings import Settings
+from tasks.shop.connections import LEDGER, Connection, search_found_by
+from tasks.shop.ledger import Ledger
 
 
-def search_index(settings: Settings) -> SearchIndex:
+def item_queries(settings: Settings) -> ItemQueries:
     """The shop's index; raises ConfigurationError where there is no connection shop_search."""
-    return SearchIndex(search_found_by(_find), settings.index)
+    return ItemQueries(search_found_by(_find), settings.index)
 
 
 def ledger(settings: Settings) -> Ledger:

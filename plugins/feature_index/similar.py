@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from plugins.feature_index import services
 from plugins.feature_index.access import READ, from_our_page
 from plugins.feature_index.pages import PHOTO_TYPES, page
-from tasks import similar
-from tasks.fetch import MAX_URL_LENGTH
-from tasks.model import DIMENSIONS, feature_version
-from tasks.search import Item, Scope, SearchIndex
+from tasks.fetching.fetch import MAX_URL_LENGTH
+from tasks.inference.model import DIMENSIONS, feature_version
+from tasks.search.exact import exact_nearest
+from tasks.search.queries import Item, ItemQueries, Scope
 from tasks.serve.client import Inference, InferenceError
 from tasks.settings import Settings
 from tasks.statuses import Status
@@ -61,7 +61,7 @@ def similar_to_item(
 ) -> Response:
     """Items that match a text, or those that look like one of them."""
     settings = Settings.load()
-    index = services.search_index(settings)
+    index = services.item_queries(settings)
     if not item_id:
         matches = index.find(q, _MATCHES) if q else None
         return _page(request, user, settings, q=q, matches=matches)
@@ -103,7 +103,7 @@ def similar_to_picture(
     except InferenceError as error:
         problem = _told(error, of_url=bool(url))
         return _page(request, user, settings, status=error.http_status, url=url, problem=problem)
-    index = services.search_index(settings)
+    index = services.item_queries(settings)
     return _neighbours(request, user, settings, index, sought, category_id, compare)
 
 
@@ -111,7 +111,7 @@ def _neighbours(
     request: Request,
     user: BaseUser,
     settings: Settings,
-    index: SearchIndex,
+    index: ItemQueries,
     sought: Sought,
     category_id: str,
     compare: bool,
@@ -120,7 +120,7 @@ def _neighbours(
     among = index.count(scope)
     exact = None
     if compare and among <= settings.exact_search_documents:
-        exact = similar.exact(index, sought.feature, scope, _NEIGHBOURS)
+        exact = exact_nearest(index, sought.feature, scope, _NEIGHBOURS)
     return _page(
         request,
         user,

@@ -20,15 +20,15 @@ from pathlib import Path
 
 import uvicorn
 
-from tasks.connections import SEARCH, Connection
 from tasks.errors import ConfigurationError, FeatureIndexError
-from tasks.search import SearchIndex
+from tasks.search.index import SearchIndex
 from tasks.serve.api import Service, create_app
 from tasks.serve.client import Inference
 from tasks.serve.features import Features
 from tasks.serve.places import Places
 from tasks.serve.saving import Saving
 from tasks.settings import Settings
+from tasks.shop.connections import SEARCH, Connection
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from tasks.errors import ConfigurationError, FeatureIndexError, ServiceUnavailableError
-from tasks.search import can_be_id
+from tasks.search.index import can_be_id
 from tasks.serve.answers import CODES, MEANINGS, VERSION_HEADER, InferenceError, refused
 from tasks.serve.features import Feature, Features
 from tasks.serve.places import Places

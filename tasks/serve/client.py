@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.model import DIMENSIONS, feature_version
+from tasks.inference.model import DIMENSIONS, feature_version
 from tasks.serve.answers import VERSION_HEADER, InferenceError, refused
 from tasks.settings import Settings
 from tasks.statuses import Status

@@ -16,13 +16,13 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.addresses import RefusedURLError
-from tasks.decoders import Decoders, Tensor
-from tasks.fetch import Fetched, Fetcher, check_url
-from tasks.hosts import HostQueues
+from tasks.fetching.addresses import RefusedURLError
+from tasks.fetching.fetch import Fetched, Fetcher, check_url
+from tasks.fetching.hosts import HostQueues
+from tasks.inference.model import Model, load, unusable
 from tasks.machine import cores
-from tasks.model import Model, load, unusable
-from tasks.picture import BadPictureError
+from tasks.pictures.decoders import Decoders, Tensor
+from tasks.pictures.picture import BadPictureError
 from tasks.serve.answers import refused
 from tasks.serve.batches import Batches
 from tasks.settings import Settings
@@ -65,7 +65,7 @@ class Features:
         """Start everything.
 
         Raises:
-            ConfigurationError: as `tasks.model.load` does.
+            ConfigurationError: as `tasks.inference.model.load` does.
             ServiceUnavailableError: decoders cannot be started on this machine.
         """
         with self._ending as ending:

@@ -6,13 +6,13 @@ from datetime import datetime
 from typing import Any
 
 from tasks.errors import FeatureIndexError
-from tasks.search import SearchIndex
+from tasks.search.index import SearchIndex
+from tasks.search.writing import Outcome, Ready, Writer
 from tasks.serve.answers import refused
 from tasks.serve.batches import Batches
 from tasks.serve.features import Feature
 from tasks.settings import Settings
 from tasks.statuses import Status
-from tasks.writing import Outcome, Ready, Writer
 
 _CHECKED_FOR = 60.0
 """Seconds that an index is taken to be as it was seen: mapping, versions, what its name stands for."""

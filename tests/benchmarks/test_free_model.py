@@ -4,7 +4,7 @@ import numpy as np
 
 from benchmarks import free_model
 from benchmarks.model_alone import pace
-from tasks import model
+from tasks.inference import model
 from tasks.settings import Settings
 
 

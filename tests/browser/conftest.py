@@ -14,7 +14,7 @@ from local_stack.demo import BACKFILL
 from local_stack.shop import Shop
 from local_stack.stack import Stack
 from local_stack.up import RETRY
-from tasks.connections import LEDGER
+from tasks.shop.connections import LEDGER
 from tests.shop_fixtures import remember_model
 
 ITEMS = 140

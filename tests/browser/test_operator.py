@@ -21,8 +21,8 @@ from local_stack.demo import BACKFILL
 from local_stack.process import Server, free_port
 from local_stack.stack import Stack
 from local_stack.up import RETRY
-from tasks import reports
-from tasks.runs import Request
+from tasks.runs import reports
+from tasks.runs.run import Request
 
 ROOT = "/feature-index"
 TAB = f"/plugin{ROOT}"

@@ -316,8 +316,8 @@ def test_same_night_again_downloads_and_writes_nothing_and_a_new_url_only_itself
 
 
 def test_failed_items_are_in_the_ledger_and_tried_again_by_hand(stack):
-    from tasks.ledger import Ledger
     from tasks.settings import Settings
+    from tasks.shop.ledger import Ledger
     from tasks.statuses import Status
 
     ledger = Ledger(None, Settings(data_dir=stack.data))

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import sqlalchemy as sa
 
-from tasks import index, packs, plan
-from tasks.catalogue import Catalogue
-from tasks.connections import Services
 from tasks.errors import ServiceUnavailableError
-from tasks.runs import Request
-from tasks.search import SearchIndex
+from tasks.runs import packs
+from tasks.runs.run import Request
+from tasks.search.index import SearchIndex
+from tasks.shop.catalogue import Catalogue
+from tasks.shop.connections import Services
+from tasks.stages import index, plan
 from tests.fault_proxy import TcpProxy
 from tests.shop_fixtures import CATEGORY, NOON, some_vector, url_of
 

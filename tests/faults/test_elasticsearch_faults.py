@@ -21,11 +21,13 @@ import pytest
 from elasticsearch import Elasticsearch as Client
 
 from local_stack import elasticsearch
-from tasks import index, packs, plan
-from tasks.connections import Services
 from tasks.errors import ConfigurationError, ServiceUnavailableError
-from tasks.runs import Chunk, Request
-from tasks.search import AT, FEATURE, IMAGE, URL, VERSION, SearchIndex
+from tasks.runs import packs
+from tasks.runs.run import Chunk, Request
+from tasks.search.index import SearchIndex
+from tasks.search.mapping import AT, FEATURE, IMAGE, URL, VERSION
+from tasks.shop.connections import Services
+from tasks.stages import index, plan
 from tasks.statuses import Status
 from tests.fault_proxy import (
     FaultProxy,

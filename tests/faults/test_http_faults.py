@@ -21,10 +21,11 @@ import pytest
 from PIL import Image
 
 from local_stack.process import free_port
-from tasks import packs, pipeline, reports
 from tasks.errors import RunFailedError
-from tasks.runs import Request
-from tasks.search import AT, FEATURE, IMAGE, URL, VERSION
+from tasks.runs import packs, reports
+from tasks.runs.run import Request
+from tasks.search.mapping import AT, FEATURE, IMAGE, URL, VERSION
+from tasks.stages import pipeline
 from tests.scripted_server import Exchange, Reply, ScriptedServer
 from tests.shop_fixtures import CATEGORY, sqlite_catalogue
 

@@ -26,11 +26,13 @@ from hypothesis.stateful import (
     run_state_machine_as_test,
 )
 
-from tasks import index, packs, plan
-from tasks.connections import Services
 from tasks.errors import ServiceUnavailableError
-from tasks.runs import Request
-from tasks.search import AT, FEATURE, IMAGE, URL, VERSION, SearchIndex
+from tasks.runs import packs
+from tasks.runs.run import Request
+from tasks.search.index import SearchIndex
+from tasks.search.mapping import AT, FEATURE, IMAGE, URL, VERSION
+from tasks.shop.connections import Services
+from tasks.stages import index, plan
 from tests.fault_proxy import cut_request, first, items_fail, passed_on, truncated, unanswered
 from tests.shop_fixtures import (
     CATEGORY,

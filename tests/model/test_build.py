@@ -262,7 +262,7 @@ def test_features_are_those_of_keras_own_network(wheel_file: Path) -> None:
     import keras
     import tensorflow as tf
 
-    from tasks import model
+    from tasks.inference import model
 
     tensors = []
     for photo in sorted(PHOTOS.glob("*.jpg"))[:50]:
@@ -303,7 +303,7 @@ def test_the_saved_model_has_the_pinned_weights_and_serves(wheel_file: Path) -> 
     """The digest of the arrays in the file, by the rule written out here, is that of the SavedModel."""
     import tensorflow as tf
 
-    from tasks.model import weights_digest
+    from tasks.inference.model import weights_digest
 
     hashes = []
     with h5py.File(wheel_file) as content:

@@ -14,7 +14,8 @@ import pytest
 import requests
 
 from local_stack.airflow import Airflow
-from tasks.search import FEATURE, URL, VERSION, SearchIndex
+from tasks.search.index import SearchIndex
+from tasks.search.mapping import FEATURE, URL, VERSION
 from tasks.settings import Settings
 from tests.shop_fixtures import remember_model, search_connection, some_vector
 
@@ -27,7 +28,7 @@ from airflow.api_fastapi.app import create_app, get_auth_manager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow import plugins_manager
 from plugins.feature_index.app import create_app as pages
-from tasks.model import feature_version
+from tasks.inference.model import feature_version
 from tasks.settings import Settings
 create_app("core")
 tokens = {

@@ -18,13 +18,14 @@ import pytest
 import requests
 
 from local_stack import inference
-from tasks import reports, summarise
 from tasks.errors import RunFailedError
-from tasks.ledger import Ledger, Outcome
-from tasks.runs import Plan, Request
-from tasks.search import URL, VERSION
+from tasks.runs import reports
+from tasks.runs.run import Plan, Request
+from tasks.search.mapping import URL, VERSION
 from tasks.serve.client import Inference
 from tasks.settings import Settings
+from tasks.shop.ledger import Ledger, Outcome
+from tasks.stages import summarise
 from tasks.statuses import Status
 from tests.picture_files import saved
 from tests.plugins.site import HOSTILE, Read, Site

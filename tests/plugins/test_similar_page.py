@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.search import FEATURE, URL, VERSION
+from tasks.search.mapping import FEATURE, URL, VERSION
 from tasks.serve.client import VERSION_HEADER
 from tests.plugins.site import HOSTILE, Read, Site
 from tests.shop_fixtures import some_vector

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tasks.model import Model, feature_version, load
+from tasks.inference.model import Model, feature_version, load
 from tasks.settings import Settings
 from tests.scripted_server import ScriptedServer
 from tests.shop_fixtures import CATALOGUE_KINDS, CatalogueBuilder, SmallShop

@@ -18,18 +18,20 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
-from tasks import download, extract, files, index, packs, plan, summarise
+from tasks import files
 from tasks.errors import ServiceUnavailableError
-from tasks.ledger import Ledger
-from tasks.model import load
-from tasks.picture import decode, to_tensor
-from tasks.runs import Chunk, Plan, Request
-from tasks.search import SearchIndex
+from tasks.inference.model import load
+from tasks.pictures.picture import decode, to_tensor
+from tasks.runs import packs
+from tasks.runs.run import Chunk, Plan, Request
+from tasks.search.index import SearchIndex
 from tasks.settings import Settings
+from tasks.shop.ledger import Ledger
+from tasks.stages import download, extract, index, plan, summarise
 from tasks.statuses import Status
 from tests.scripted_server import Reply, ScriptedServer
 from tests.shop_fixtures import SmallShop
-from tests.tasks.test_extract import own_lock, picture, tiny  # noqa: F401
+from tests.tasks.stages.test_extract import own_lock, picture, tiny  # noqa: F401
 
 ITEMS = 6
 Features = NDArray[np.float32]

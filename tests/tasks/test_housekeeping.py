@@ -18,10 +18,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
-from tasks import files, housekeeping, packs
+from tasks import files, housekeeping
 from tasks.errors import ServiceUnavailableError
-from tasks.model import kept_graph
-from tasks.runs import Plan
+from tasks.inference.model import kept_graph
+from tasks.runs import packs
+from tasks.runs.run import Plan
 from tasks.settings import Settings
 
 NOW = datetime.now(UTC)

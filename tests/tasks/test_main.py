@@ -17,8 +17,10 @@ import pytest
 from local_stack.garments import draw
 from local_stack.process import free_port
 from tasks import __main__ as module
-from tasks import model, packs
-from tasks.search import FEATURE, URL, VERSION, SearchIndex
+from tasks.inference import model
+from tasks.runs import packs
+from tasks.search.index import SearchIndex
+from tasks.search.mapping import FEATURE, URL, VERSION
 from tasks.settings import REPOSITORY, Settings
 from tests.scripted_server import Reply
 from tests.shop_fixtures import NOON, as_uri, some_vector
@@ -55,7 +57,7 @@ def command(*arguments):
 @pytest.fixture
 def run_here(image_server, monkeypatch, capsys, loaded_model):
     """Runs the command inside this process; gives its exit code, what it printed and its report."""
-    monkeypatch.setattr("tasks.extract.load", lambda _: loaded_model)
+    monkeypatch.setattr("tasks.stages.extract.load", lambda _: loaded_model)
 
     def run(shop, *arguments, subcommand="run", **changes):
         with monkeypatch.context() as patched:

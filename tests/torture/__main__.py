@@ -14,11 +14,11 @@ from tqdm import tqdm
 
 from local_stack.elasticsearch import Elasticsearch, data_folder, server_url_from_environment
 from local_stack.process import interrupt_when_told_to_end
-from tasks.connections import SEARCH, Connection
 from tasks.errors import FeatureIndexError
 from tasks.files import appearing_whole
-from tasks.search import client
+from tasks.search.client import client
 from tasks.settings import REPOSITORY
+from tasks.shop.connections import SEARCH, Connection
 from tests.torture import airflow_rounds, stage_rounds
 from tests.torture.kills import Kill, drawn
 from tests.torture.outcome import TortureError

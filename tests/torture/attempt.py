@@ -12,11 +12,11 @@ import json
 import sys
 from pathlib import Path
 
-from tasks import download, extract, index, plan, summarise
-from tasks.connections import Services
-from tasks.ledger import Ledger
-from tasks.runs import Chunk, Plan, Request
+from tasks.runs.run import Chunk, Plan, Request
 from tasks.settings import Settings
+from tasks.shop.connections import Services
+from tasks.shop.ledger import Ledger
+from tasks.stages import download, extract, index, plan, summarise
 
 BEGUN = "begun"
 

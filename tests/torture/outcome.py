@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow.parquet as pq
 from elasticsearch import Elasticsearch
 
-from tasks.ledger import Ledger
-from tasks.runs import Plan
-from tasks.search import AT, FEATURE
+from tasks.runs.run import Plan
+from tasks.search.mapping import AT, FEATURE
 from tasks.settings import Settings
+from tasks.shop.ledger import Ledger
 from tests.scripted_server import Request
 
 TOLERANCE = 1e-4

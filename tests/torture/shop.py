@@ -13,7 +13,7 @@ from typing import Any
 from elasticsearch import Elasticsearch, helpers
 from PIL import Image, ImageDraw
 
-from tasks.model import feature_version
+from tasks.inference.model import feature_version
 from tasks.settings import Settings
 from tasks.statuses import Status
 from tests.scripted_server import Reply, ScriptedServer

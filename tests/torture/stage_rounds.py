@@ -18,7 +18,7 @@ from statistics import mean
 
 import psutil
 
-from tasks.runs import Plan, Request
+from tasks.runs.run import Plan, Request
 from tasks.settings import REPOSITORY
 from tests.shop_fixtures import CATEGORY
 from tests.torture import outcome

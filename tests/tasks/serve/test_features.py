@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tasks.model import Model
-from tasks.picture import decode, to_tensor
+from tasks.inference.model import Model
+from tasks.pictures.picture import decode, to_tensor
 from tasks.serve import features
 from tasks.serve.answers import InferenceError
 from tasks.serve.features import Features

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks import index, packs
 from tasks.errors import ConfigurationError, ServiceUnavailableError
-from tasks.search import AT, FEATURE, FIELDS, IMAGE, URL, VERSION, SearchIndex
+from tasks.runs import packs
+from tasks.search.index import SearchIndex
+from tasks.search.mapping import AT, FEATURE, FIELDS, IMAGE, URL, VERSION
 from tasks.serve.answers import InferenceError
 from tasks.serve.features import Feature
 from tasks.serve.saving import Saving
+from tasks.stages import index
 from tests.shop_fixtures import CATEGORY, FEATURE_VERSION, NOON, SmallShop, some_vector, url_of
 
 New = Callable[..., Saving]

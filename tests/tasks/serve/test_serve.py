@@ -24,10 +24,10 @@ import pytest
 from PIL import Image
 
 from local_stack import inference
-from tasks import model
 from tasks.errors import ConfigurationError
-from tasks.model import feature_version
-from tasks.search import AT, FEATURE, IMAGE, URL, VERSION
+from tasks.inference import model
+from tasks.inference.model import feature_version
+from tasks.search.mapping import AT, FEATURE, IMAGE, URL, VERSION
 from tasks.serve import __main__ as serve
 from tasks.serve.client import Answer, Inference, InferenceError
 from tasks.settings import REPOSITORY, Settings

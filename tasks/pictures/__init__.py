@@ -1,0 +1,8 @@
+"""Bytes to tensors.
+
+| module | what it does |
+| --- | --- |
+| `decoders` | a pool of decoder processes, each of which a hostile picture may take with it |
+| `decoder_process` | one of them |
+| `picture` | decodes one picture and fits it into the network's square |
+"""

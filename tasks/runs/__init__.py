@@ -1,0 +1,9 @@
+"""A run on disk.
+
+| module | what it does |
+| --- | --- |
+| `reports` | `report.json`: reading them, and what recent ones let us expect |
+| `run` | what was asked for, the plan, its chunks, and where each stage's file lies |
+| `packs` | the stage files: Parquet, whole or not there |
+| `labels` | names for people |
+"""

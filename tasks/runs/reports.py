@@ -1,0 +1,155 @@
+"""Run reports: where they lie, and what the recent ones let us expect of the next run."""
+
+import itertools
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tasks import files
+from tasks.runs.labels import named_host
+from tasks.runs.run import Request
+from tasks.settings import Settings
+
+STAGES = ("download", "extract", "index")
+
+_RECENT = 20
+_SHOWN_FAILURES = 5
+
+
+def path(request: Request, settings: Settings) -> Path:
+    """Where a run's report is."""
+    return request.folder(settings.data_dir) / "report.json"
+
+
+def read(request: Request, settings: Settings) -> dict[str, Any] | None:
+    """A run's report; None where there is none yet, or it cannot be read."""
+    with suppress(OSError, ValueError):
+        report: dict[str, Any] = files.read_json(path(request, settings))
+        return report
+    return None
+
+
+def recent(settings: Settings, dag: str = "*") -> Iterator[dict[str, Any]]:
+    """The reports of one DAG, or of all, newest first; one that cannot be read, or is removed by now, is
+    passed over."""
+    found = []
+    for report in settings.data_dir.glob(f"{dag}/*/report.json"):
+        with suppress(OSError):
+            found.append((report.stat().st_mtime, report))
+    for _, report in sorted(found, reverse=True):
+        with suppress(OSError, ValueError):
+            yield files.read_json(report)
+
+
+def expectation(settings: Settings, to_do: int) -> dict[str, Any]:
+    """The traffic and time that `to_do` items will take, going by the recent runs that did any work.
+
+    Returns:
+        bytes, seconds and the number of runs it is taken from; bytes and seconds are null without any.
+    """
+    # A retry has mostly what failed, and says little of other runs.
+    worked = (
+        report
+        for report in recent(settings)
+        if report.get("bytes") and report["counts"].get("indexed") and not report.get("retry")
+    )
+    runs = list(itertools.islice(worked, _RECENT))
+    items = sum(report["stages"]["download"]["items"] for report in runs)
+    if not items:
+        return {"bytes": None, "seconds": None, "from_runs": 0}
+    return {
+        "bytes": round(to_do * sum(report["bytes"] for report in runs) / items),
+        "seconds": round(to_do * sum(report["seconds"] for report in runs) / items, 1),
+        "from_runs": len(runs),
+    }
+
+
+def late_night(nights: Sequence[dict[str, Any]], now: datetime, settings: Settings) -> str | None:
+    """What is wrong with the nightly runs as a whole, in a sentence; None where the last is in time.
+
+    Args:
+        nights: the nightly DAG's reports.
+    """
+    ends = [
+        datetime.fromisoformat(report["interval"]["end"])
+        for report in nights
+        if report["state"] == "success" and report["interval"] and report["interval"]["end"]
+    ]
+    if not ends:
+        return "No nightly run has succeeded yet. Unpause nightly_feature_index, or look why it fails."
+    if now - max(ends) > timedelta(days=1, hours=settings.nightly_deadline_hours):
+        return (
+            "The nightly run is late: the last successful one covers what came until "
+            f"{max(ends):%Y-%m-%d %H:%M} UTC. Look whether nightly_feature_index is paused or fails."
+        )
+    return None
+
+
+class Bottleneck(NamedTuple):
+    """What a run's time mostly went by with."""
+
+    stage: str
+    part: str | None
+    """Of the stage's time split; None where it has none."""
+    seconds: float
+    """Of the part, else of the stage."""
+
+
+def bottleneck(report: dict[str, Any]) -> Bottleneck | None:
+    """The stage that took most of a run's work, and in it the longest part; None where nothing was done."""
+    stages = report.get("stages", {})
+    stage = max(stages, key=lambda name: stages[name]["seconds"], default=None)
+    if stage is None or not stages[stage]["seconds"]:
+        return None
+    split: dict[str, float] = stages[stage].get("split", {})
+    part = max(split, key=split.__getitem__, default=None)
+    return Bottleneck(stage, part, split[part] if part else stages[stage]["seconds"])
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Items that a report names, alike in status, host and reason."""
+
+    status: str
+    host: str
+    reason: str
+    items: tuple[dict[str, Any], ...]
+
+
+def grouped_failures(report: dict[str, Any]) -> list[Group]:
+    """The items without a feature that a report names, those alike together, the largest group first."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for item in report.get("failures", []):
+        key = (item["status"], named_host(item["img_url"]), item["reason"] or "")
+        groups.setdefault(key, []).append(item)
+    ordered = sorted(groups.items(), key=lambda group: (-len(group[1]), group[0]))
+    return [Group(*key, tuple(items)) for key, items in ordered]
+
+
+def described(report: dict[str, Any]) -> str:
+    """A report in a few lines for a terminal."""
+    lines = [f"planned   {report['planned']}"]
+    lines += [f"  {status:<22}{count:>8}" for status, count in report["counts"].items()]
+    for failure in report.get("failures", [])[:_SHOWN_FAILURES]:
+        reason = f": {failure['reason']}" if failure["reason"] else ""
+        lines.append(f"    {failure['item_id']}  {failure['status']}{reason}")
+    for stage, measured in report.get("stages", {}).items():
+        if measured["items"] and measured["items_per_second"]:
+            what = "images/s" if stage in ("download", "extract") else "items/s"
+            lines.append(
+                f"{stage:<10}{measured['seconds']:>8.1f} s {measured['items_per_second']:>10.1f} {what}"
+            )
+    if (longest := bottleneck(report)) and longest.part:
+        lines.append(f"bottleneck: {longest.stage}, {longest.part} {longest.seconds:.1f} s")
+    if expected := report.get("expected"):
+        if expected["from_runs"]:
+            lines.append(
+                f"expected  {expected['bytes'] / 1e6:.1f} MB, {expected['seconds']:.0f} s "
+                f"(as in {expected['from_runs']} recent runs)"
+            )
+        else:
+            lines.append("expected  unknown: no recent run to go by")
+    return "\n".join(lines)

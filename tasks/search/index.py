@@ -1,0 +1,256 @@
+"""The index as the stages need it: what it holds already, the documents as they are, and writing to them."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from tasks.errors import ConfigurationError, ServiceUnavailableError
+from tasks.search.client import IndexClient
+from tasks.search.mapping import (
+    AT,
+    DOCUMENT_FIELDS,
+    FIELDS,
+    IMAGE,
+    URL,
+    VERSION,
+    check_server,
+    compatible_mapping,
+    of_version,
+)
+from tasks.settings import Settings
+
+_LONGEST_ID = 512
+"""Bytes; Elasticsearch's own limit."""
+_BULK_RETRIES = 5
+_BULK_BYTES = 20_000_000
+_PATIENCE = (429, 503)
+"""Answers with which Elasticsearch asks for another try later."""
+_TRANSIENT = (*_PATIENCE, 500, 502, 504)
+"""Answers after which another try may succeed: also what a node says of a document while it closes."""
+_REFUSED = (401, 403)
+"""Answers to a document that hold for the index: no privilege, or blocked for writing."""
+_LASTING = ("illegal_argument_exception", "index_closed_exception")
+"""Why a document cannot be read, where waiting does not help."""
+
+
+@dataclass(frozen=True, slots=True)
+class Document:
+    """What a write has to know of a document as it is now."""
+
+    index: str
+    """The index that holds it, where our name for it is an alias."""
+    img_url: str | None
+    version: str | None
+    feature_url: str | None
+    image: str | None
+    at: datetime | None
+    seq_no: int
+    primary_term: int
+
+
+class SearchIndex(IndexClient):
+    """The shop's index behind the connection shop_search.
+
+    Every method raises ServiceUnavailableError when Elasticsearch does not answer, and
+    ConfigurationError when it refuses for a reason that a person has to mend.
+    """
+
+    def check(self) -> bool:
+        """Refuse an index that cannot take the feature; touches nothing.
+
+        Returns:
+            Whether the index exists.
+        """
+        with self.errors_explained():
+            check_server(self)
+            if not self.client.indices.exists(index=self.name):
+                return False
+            compatible_mapping(self)
+            return True
+
+    def prepare(self) -> str:
+        """Create the index, or add the fields it lacks. `check` comes first.
+
+        Returns:
+            The name of the one index that ours stands for; an alias may move to another one.
+        """
+        from elasticsearch import BadRequestError
+
+        with self.errors_explained():
+            if not self.client.indices.exists(index=self.name):
+                try:
+                    self.client.indices.create(
+                        index=self.name, mappings={"properties": DOCUMENT_FIELDS | FIELDS}
+                    )
+                except BadRequestError as error:
+                    if error.error != "resource_already_exists_exception":  # the core server was faster
+                        raise
+            concrete, mapping = compatible_mapping(self)
+            held = mapping.get("properties", {})
+            # A field that is there stays as the shop has tuned it.
+            if lacking := {field: wanted for field, wanted in FIELDS.items() if field not in held}:
+                self.client.indices.put_mapping(index=concrete, properties=lacking)
+            return concrete
+
+    def versions(self) -> dict[str, int]:
+        """The feature versions in the index, with the number of documents of each."""
+        with self.errors_explained():
+            answer = self.search(size=0, aggs={"versions": {"terms": {"field": VERSION, "size": 100}}})
+            buckets = answer["aggregations"]["versions"]["buckets"]
+            return {bucket["key"]: bucket["doc_count"] for bucket in buckets}
+
+    def refuse_second_version(self, version: str, settings: Settings) -> None:
+        """Refuse to add features of `version` beside those of another, unless `settings.mix_versions`.
+
+        Raises:
+            ConfigurationError: naming the versions that are there.
+        """
+        others = {other: count for other, count in self.versions().items() if other != version}
+        if others and not settings.mix_versions:
+            held = ", ".join(f"{other} ({count} documents)" for other, count in others.items())
+            raise ConfigurationError(
+                f"The index {self.name} holds features of {held}, and this would add {version}. "
+                "Features of two versions cannot be compared. Install the model they were made with, take "
+                "another index, or set FEATURES_MIX_VERSIONS=true if searches filter on the version."
+            )
+
+    def current(self, urls: Mapping[str, str | None], version: str) -> set[str]:
+        """Of these items, with their URLs, the ones whose feature is of `version` and of this URL.
+
+        Sees what the index has refreshed; at most 10,000 items at once.
+        """
+        # An empty id, which no document can have, would make Elasticsearch refuse them all.
+        item_ids = [item_id for item_id in urls if item_id]
+        with self.errors_explained():
+            answer = self.search(
+                size=len(urls),
+                query=_with_feature(item_ids, version),
+                source=False,
+                docvalue_fields=[{"field": URL}],
+                filter_path="hits.hits._id,hits.hits.fields",
+            )
+        current, untold = set(), []
+        for hit in answer.get("hits", {}).get("hits", []):
+            values = hit.get("fields", {}).get(URL)
+            if values is None:  # longer than ignore_above: only _source has it
+                untold.append(hit["_id"])
+            elif values[0] == urls[hit["_id"]]:
+                current.add(hit["_id"])
+        documents = self.documents(untold)
+        return current | {item for item, held in documents.items() if held.feature_url == urls[item]}
+
+    def documents(self, item_ids: Sequence[str]) -> dict[str, Document]:
+        """The documents of these items as they are now, refreshed or not; a missing one is absent."""
+        if not item_ids:
+            return {}
+        with self.errors_explained():
+            answer = self.client.mget(
+                index=self.name,
+                ids=list(item_ids),
+                source_includes=["img_url", VERSION, URL, IMAGE, AT],
+            )
+        result = {}
+        for found in answer["docs"]:
+            if "error" in found:
+                error = found["error"]
+                raise (ConfigurationError if error["type"] in _LASTING else ServiceUnavailableError)(
+                    f"Elasticsearch at {self.url} cannot read {found['_id']!r} from {self.name}: "
+                    f"{error['reason']}."
+                )
+            if found["found"]:
+                source = found.get("_source", {})
+                result[found["_id"]] = Document(
+                    index=found["_index"],
+                    img_url=source.get("img_url"),
+                    version=source.get(VERSION),
+                    feature_url=source.get(URL),
+                    image=source.get(IMAGE),
+                    at=_time(source.get(AT)),
+                    seq_no=found["_seq_no"],
+                    primary_term=found["_primary_term"],
+                )
+        return result
+
+    def write(self, actions: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, int, str]]:
+        """Send bulk actions, to the index each names, else to ours. An item is tried again while
+        Elasticsearch asks for patience, for a quarter of a minute.
+
+        Yields:
+            item id, HTTP status, and the reason where the status is not a success.
+        """
+        from elasticsearch import helpers
+
+        answers: Any = helpers.streaming_bulk(  # a generator, which its type does not say
+            # The helper pauses before it sends again; the client would send all these bytes at once.
+            self.client.options(retry_on_status=()),
+            ({"_index": self.name, **action} for action in actions),
+            chunk_size=5_000,  # the caller's pages are smaller; bytes are what bounds a request
+            max_chunk_bytes=_BULK_BYTES,
+            raise_on_error=False,
+            max_retries=_BULK_RETRIES,
+            initial_backoff=0.5,
+            max_backoff=20,
+            retry_on_status=_TRANSIENT,
+        )
+        # Closed here, in the thread that opened it: left to the garbage collector, its trace of the request
+        # would be ended in any other.
+        with self.errors_explained(), closing(answers):
+            for _, answer in answers:
+                result = next(iter(answer.values()))
+                status, reason = result["status"], (result.get("error") or {}).get("reason", "")
+                if status in _PATIENCE:
+                    raise ServiceUnavailableError(
+                        f"Elasticsearch at {self.url} takes nothing for {self.name} at the moment "
+                        f"({status}: {reason})."
+                    )
+                if status in _REFUSED:
+                    raise ConfigurationError(
+                        f"Elasticsearch at {self.url} refuses to write to {self.name} ({status}: {reason})."
+                    )
+                yield result["_id"], status, reason
+
+    def holding(self, item_ids: Sequence[str], version: str) -> set[str]:
+        """Of these items, the ones that searches find with a feature of `version`; refreshes first."""
+        with self.errors_explained():
+            failed = self.client.indices.refresh(index=self.name)["_shards"]["failed"]
+            if failed:
+                raise ServiceUnavailableError(
+                    f"Elasticsearch at {self.url} cannot refresh {failed} shards of {self.name}. Try later."
+                )
+            found: set[str] = set()
+            for start in range(0, len(item_ids), 10_000):
+                answer = self.search(
+                    size=10_000,
+                    query=_with_feature(item_ids[start : start + 10_000], version),
+                    source=False,
+                    filter_path="hits.hits._id",
+                )
+                found |= {hit["_id"] for hit in answer.get("hits", {}).get("hits", [])}
+            return found
+
+
+def can_be_id(item_id: str) -> bool:
+    """Whether a document can have this id."""
+    return 0 < len(item_id.encode()) <= _LONGEST_ID
+
+
+def _with_feature(item_ids: Sequence[str], version: str) -> dict[str, Any]:
+    return {
+        "bool": {
+            "filter": [
+                {"ids": {"values": list(item_ids)}},
+                of_version(version),
+            ]
+        }
+    }
+
+
+def _time(value: object) -> datetime | None:
+    """The time of a feature; None where there is none, or it was not written by us."""
+    try:
+        time = datetime.fromisoformat(str(value))
+    except ValueError:
+        return None
+    return time if time.tzinfo else time.replace(tzinfo=UTC)

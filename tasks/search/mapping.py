@@ -1,0 +1,120 @@
+"""The fields of our documents, and what an index must be to take them."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from tasks.errors import ConfigurationError
+from tasks.search.client import IndexClient
+
+FEATURE = "imagenet_feature"
+VERSION = "imagenet_feature_version"
+URL = "imagenet_feature_img_url"
+IMAGE = "imagenet_feature_image"
+AT = "imagenet_feature_at"
+
+FIELDS: dict[str, dict[str, Any]] = {
+    # The index type is named: what Elasticsearch takes by default depends on its version and licence.
+    FEATURE: {
+        "type": "dense_vector",
+        "dims": 2048,
+        "similarity": "cosine",
+        "index": True,
+        "index_options": {"type": "int8_hnsw"},
+    },
+    VERSION: {"type": "keyword"},
+    URL: {"type": "keyword", "ignore_above": 8191},
+    IMAGE: {"type": "keyword"},
+    AT: {"type": "date"},
+}
+"""The fields we add to the shop's documents."""
+
+DOCUMENT_FIELDS: dict[str, dict[str, Any]] = {
+    "item_id": {"type": "keyword"},
+    "item_name": {"type": "text"},
+    "category_id": {"type": "keyword"},
+    "img_url": {"type": "keyword", "ignore_above": 8191},
+}
+"""The core server's fields, for an index that we create."""
+
+
+_OLDEST_SERVER = (9, 3)
+
+
+def check_server(index: IndexClient) -> None:
+    """Refuse a server that is too old.
+
+    Raises:
+        ConfigurationError: naming its version.
+    """
+    from elasticsearch import AuthorizationException
+
+    try:
+        # The root answers versions too, but not on every distribution of the server.
+        nodes = index.client.nodes.info(filter_path="nodes.*.version")["nodes"].values()
+        versions = [node["version"] for node in nodes]
+    except AuthorizationException:
+        versions = [index.client.info()["version"]["number"]]
+    oldest = min(versions, key=_major_and_minor)
+    if _major_and_minor(oldest) < _OLDEST_SERVER:
+        raise ConfigurationError(f"Elasticsearch at {index.url} is {oldest}; the features need 9.3 or newer.")
+
+
+def compatible_mapping(index: IndexClient) -> tuple[str, Mapping[str, Any]]:
+    """The one index behind a name and its mapping, once that is seen to take the feature.
+
+    Raises:
+        ConfigurationError: it cannot take it, or the name stands for several.
+    """
+    found = index.client.indices.get(index=index.name)
+    (concrete, described), *others = found.items()
+    if others or index.name not in (concrete, *described["aliases"]):
+        raise ConfigurationError(
+            f"FEATURES_INDEX={index.name} stands for {', '.join(sorted(found))}. "
+            "It must be the name of one index, or an alias of one."
+        )
+    mode = described["settings"]["index"].get("mapping", {}).get("source", {}).get("mode")
+    _check_mapping(concrete, described["mappings"], keeps_source=mode != "disabled")
+    return concrete, described["mappings"]
+
+
+def _major_and_minor(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".")[:2])
+
+
+def _check_mapping(index: str, mapping: Mapping[str, Any], *, keeps_source: bool) -> None:
+    source = mapping.get("_source", {})
+    if not keeps_source or source.get("enabled") is False:
+        raise ConfigurationError(
+            f"The index {index} keeps no _source, so documents cannot be updated in part. "
+            "Reindex it with _source enabled."
+        )
+    # Not only for our fields: our own partial updates would wipe whatever else is left out.
+    if source.get("excludes") or source.get("includes", ["*"]) != ["*"]:
+        raise ConfigurationError(
+            f"The mapping of {index} leaves fields out of _source (excludes {source.get('excludes', [])}, "
+            f"includes {source.get('includes', [])}): any partial update of a document wipes them. Reindex "
+            "with a mapping whose _source has neither; Elasticsearch 9.2 and newer keeps vectors out of the "
+            "stored source by itself."
+        )
+    properties = mapping.get("properties", {})
+    for field, wanted in FIELDS.items():
+        held = properties.get(field)
+        if held is None:
+            continue
+        for key in ("type", "dims", "similarity"):
+            if key in wanted and held.get(key) != wanted[key]:
+                raise ConfigurationError(
+                    f"The field {field} of {index} has {key} {held.get(key)!r}, but must have "
+                    f"{wanted[key]!r}. A field's mapping cannot be changed: reindex without the field, or "
+                    "point FEATURES_INDEX at another index."
+                )
+        if wanted.get("index") and held.get("index") is False:
+            raise ConfigurationError(
+                f"The field {field} of {index} is not indexed, so no search can use it. "
+                "Reindex with index: true."
+            )
+
+
+def of_version(version: str) -> dict[str, Any]:
+    """The query for documents with a feature of a version."""
+    return {"bool": {"filter": [{"term": {VERSION: version}}, {"exists": {"field": FEATURE}}]}}

@@ -1,0 +1,286 @@
+"""What people ask of the index: how far it is covered, its items, and the nearest ones to a feature."""
+
+import base64
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.errors import ConfigurationError
+from tasks.search.client import IndexClient
+from tasks.search.mapping import FEATURE, VERSION, of_version
+
+_MOST_CATEGORIES = 1_000
+_CANDIDATES = 100
+"""What the search of each shard's graph looks at, at least."""
+_OVERSAMPLE = 3.0
+"""Times as many neighbours as wanted are compared again by their raw vectors: at 20,000 documents that finds
+0.98 of the ten nearest, where the rounded vectors alone find 0.82 (benchmarks/index_types.py)."""
+_FEATURES_AT_ONCE = 1_000
+_PACKED = [{"field": FEATURE, "format": "binary"}]
+"""Features as base64: as numbers they take eight times as long to read."""
+_SHOWN_FIELDS = ["item_name", "category_id", "img_url", VERSION]
+
+
+@dataclass(frozen=True, slots=True)
+class Category:
+    """How far one category is covered."""
+
+    category_id: str
+    documents: int
+    current: int
+    """Documents with a feature of the version asked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Coverage:
+    """How many documents have a feature of one version."""
+
+    documents: int
+    current: int
+    categories: tuple[Category, ...]
+    """By their ids, the first 1,000."""
+    elsewhere: int
+    """Documents without a category, or of those beyond the first 1,000."""
+    versions: Mapping[str, int]
+    """Documents by the version of their feature."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """What people see of a document; what the core server left out is None."""
+
+    item_id: str
+    item_name: str | None
+    category_id: str | None
+    img_url: str | None
+    version: str | None
+    """Of its feature."""
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """An item that a search by feature found."""
+
+    item: Item
+    cosine: float
+    """Of the angle between the two features."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """The documents that a search by feature can find: those with one of this version and category."""
+
+    version: str
+    category_id: str = ""
+    """Empty: of any."""
+    without: str = ""
+    """The id of an item that is not to be found: the one whose neighbours are sought."""
+
+
+class ItemQueries(IndexClient):
+    """The shop's items as the index has them, as far as it has refreshed.
+
+    Every method raises ServiceUnavailableError when Elasticsearch does not answer, and
+    ConfigurationError when it refuses for a reason that a person has to mend.
+    """
+
+    def coverage(self, version: str) -> Coverage:
+        """Count documents with a feature of `version`, by category, in two requests and without a scan.
+
+        Sees what the index has refreshed.
+
+        Raises:
+            ConfigurationError: the index does not exist, or holds no category that can be counted.
+        """
+        with self.errors_explained():
+            categories = {"terms": self._categories()}
+            answer = self.search(
+                size=0,
+                track_total_hits=True,
+                aggs={
+                    "versions": {"terms": {"field": VERSION, "size": 100}},
+                    "categories": categories,
+                    # Once for all: in each category anew, the filter would cost three times as much.
+                    "current": {"filter": of_version(version), "aggs": {"categories": categories}},
+                },
+            )
+        counted = answer["aggregations"]
+        documents = answer["hits"]["total"]["value"]
+        current = {b["key"]: b["doc_count"] for b in counted["current"]["categories"]["buckets"]}
+        found = tuple(
+            Category(str(bucket["key"]), bucket["doc_count"], current.get(bucket["key"], 0))
+            for bucket in counted["categories"]["buckets"]
+        )
+        return Coverage(
+            documents=documents,
+            current=counted["current"]["doc_count"],
+            categories=found,
+            elsewhere=documents - sum(category.documents for category in found),
+            versions={bucket["key"]: bucket["doc_count"] for bucket in counted["versions"]["buckets"]},
+        )
+
+    def category(self, category_id: str, version: str) -> Category:
+        """Count one category as `coverage` does, in two requests too."""
+        with self.errors_explained():
+            answer = self.search(
+                size=0,
+                query={"term": {self._category_field: category_id}},
+                track_total_hits=True,
+                aggs={"current": {"filter": of_version(version)}},
+            )
+        counted = answer["aggregations"]["current"]["doc_count"]
+        return Category(category_id, answer["hits"]["total"]["value"], counted)
+
+    def find(self, text: str, at_most: int) -> list[Item]:
+        """Items whose id is `text`, then those with all its words in their name; the last word may be cut
+        off. Sees what the index has refreshed."""
+        named = {"match_bool_prefix": {"item_name": {"query": text, "operator": "and"}}}
+        with self.errors_explained():
+            answer = self.search(
+                size=at_most,
+                query={"bool": {"should": [{"ids": {"values": [text], "boost": 1_000}}, named]}},
+                track_total_hits=False,
+                source=_SHOWN_FIELDS,
+            )
+        return [_item(hit) for hit in answer["hits"]["hits"]]
+
+    def item(self, item_id: str) -> tuple[Item, NDArray[np.float32] | None] | None:
+        """An item with its feature [dims], whatever its version; None where the index has no such item, as
+        far as it has refreshed."""
+        with self.errors_explained():
+            answer = self.search(
+                query={"ids": {"values": [item_id]}}, source=_SHOWN_FIELDS, docvalue_fields=_PACKED
+            )
+        for hit in answer["hits"]["hits"]:
+            return _item(hit), _features([hit])[0] if FEATURE in hit.get("fields", {}) else None
+        return None
+
+    def items(self, item_ids: Sequence[str]) -> dict[str, Item]:
+        """These items, at most 10,000; one that is not there is absent."""
+        with self.errors_explained():
+            answer = self.search(
+                size=len(item_ids), query={"ids": {"values": list(item_ids)}}, source=_SHOWN_FIELDS
+            )
+        return {hit["_id"]: _item(hit) for hit in answer["hits"]["hits"]}
+
+    def categories(self, version: str) -> dict[str, int]:
+        """The categories with a feature of `version`, the first 1,000, with the number of such documents."""
+        with self.errors_explained():
+            answer = self.search(
+                size=0, query=of_version(version), aggs={"categories": {"terms": self._categories()}}
+            )
+        buckets = answer["aggregations"]["categories"]["buckets"]
+        return {str(bucket["key"]): bucket["doc_count"] for bucket in buckets}
+
+    def count(self, scope: Scope) -> int:
+        """How many items a search within the scope can find."""
+        with self.errors_explained():
+            answer = self.search(size=0, query=self._within(scope), track_total_hits=True)
+        total: int = answer["hits"]["total"]["value"]
+        return total
+
+    def nearest(self, feature: NDArray[np.float32], scope: Scope, at_most: int) -> list[Neighbour]:
+        """The nearest items to a feature [dims], nearest first, by Elasticsearch's approximate search."""
+        with self.errors_explained():
+            answer = self.search(
+                size=at_most,
+                knn={
+                    "field": FEATURE,
+                    "query_vector": feature.tolist(),
+                    "k": at_most,
+                    "num_candidates": max(_CANDIDATES, at_most),
+                    "filter": self._within(scope),
+                    "rescore_vector": {"oversample": _OVERSAMPLE},
+                },
+                source=_SHOWN_FIELDS,
+            )
+        # Elasticsearch scores a cosine as (1 + cosine) / 2.
+        return [Neighbour(_item(hit), 2 * hit["_score"] - 1) for hit in answer["hits"]["hits"]]
+
+    def features(self, scope: Scope) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
+        """Every feature that a search within the scope can find, as the index is at one moment.
+
+        Yields:
+            item ids and their features [n, dims], 1,000 at most.
+        """
+        with self.errors_explained():
+            point = self.client.open_point_in_time(index=self.name, keep_alive="1m")["id"]
+            try:
+                after = None
+                while True:
+                    answer = self.client.search(
+                        pit={"id": point, "keep_alive": "1m"},
+                        size=_FEATURES_AT_ONCE,
+                        query=self._within(scope),
+                        sort=["_shard_doc"],
+                        search_after=after,
+                        source=False,
+                        docvalue_fields=_PACKED,
+                        track_total_hits=False,
+                        allow_partial_search_results=False,
+                        filter_path="hits.hits._id,hits.hits.sort,hits.hits.fields",
+                    )
+                    hits = answer.get("hits", {}).get("hits", [])
+                    if not hits:
+                        return
+                    yield [hit["_id"] for hit in hits], _features(hits)
+                    after = hits[-1]["sort"]
+            finally:
+                self.client.close_point_in_time(id=point)
+
+    def _categories(self) -> dict[str, Any]:
+        """The aggregation that counts documents by category."""
+        return {"field": self._category_field, "size": _MOST_CATEGORIES, "order": {"_key": "asc"}}
+
+    def _within(self, scope: Scope) -> dict[str, Any]:
+        """The query for a scope's documents."""
+        filters = [of_version(scope.version)]
+        if scope.category_id:
+            filters.append({"term": {self._category_field: scope.category_id}})
+        excluded = [{"ids": {"values": [scope.without]}}] if scope.without else []
+        return {"bool": {"filter": filters, "must_not": excluded}}
+
+    @functools.cached_property
+    def _category_field(self) -> str:
+        return self._keyword("category_id")
+
+    def _keyword(self, field: str) -> str:
+        """The field that `field` can be counted by: itself, or its keyword where it is mapped as text."""
+        from elasticsearch import NotFoundError
+
+        names = (field, f"{field}.keyword")
+        try:
+            found = self.client.field_caps(index=self.name, fields=list(names))["fields"]
+        except NotFoundError:
+            raise ConfigurationError(
+                f"There is no index {self.name} at {self.url} yet. It appears with the shop's first "
+                "document; if it has another name, set FEATURES_INDEX."
+            ) from None
+        for name in names:
+            if name in found and all(kind["aggregatable"] for kind in found[name].values()):
+                return name
+        raise ConfigurationError(
+            f"The index {self.name} cannot be counted by {field}: neither {' nor '.join(names)} is a keyword."
+        )
+
+
+def _item(hit: Mapping[str, Any]) -> Item:
+    """A document as searches give it; what it holds is what anyone has written there."""
+    source = hit.get("_source", {})
+    shown = (source.get(field) for field in _SHOWN_FIELDS)
+    return Item(hit["_id"], *(None if value is None else str(value) for value in shown))
+
+
+def _features(hits: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
+    """The features [n, dims] of documents that have one."""
+    return np.array([_feature(hit["fields"][FEATURE]) for hit in hits], np.float32)
+
+
+def _feature(values: list[Any]) -> NDArray[Any]:
+    if isinstance(values[0], str):
+        return np.frombuffer(base64.b64decode(values[0]), ">f4")
+    return np.array(values).ravel()  # a server before 9.4 knows no other format

@@ -1,0 +1,209 @@
+"""Writing features into documents: which document must be left alone, and what became of each item."""
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from tasks.errors import ServiceUnavailableError
+from tasks.search.index import Document, SearchIndex
+from tasks.search.mapping import AT, FEATURE, IMAGE, URL, VERSION
+from tasks.statuses import Status
+
+_CONFLICT = 409
+_MISSING = 404
+_ROUNDS = 5
+"""How often a document is read and written again when others write to it at the same moment."""
+
+Outcome = tuple[Status, str | None]
+"""What became of an item, and the reason."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An item with its feature, ready to be written."""
+
+    row: Mapping[str, Any]
+    """Its catalogue row."""
+    image: str
+    feature: npt.NDArray[np.float32]
+    at: datetime
+    """When its plan was made, or its request came: of two features of one URL the later one wins."""
+
+    @property
+    def item_id(self) -> str:
+        return str(self.row["item_id"])
+
+
+Urls = Callable[[Sequence[Ready]], Mapping[str, str | None]]
+"""Gives the URLs that these items have now, by item id, according to who decides it; one that has left is
+absent."""
+
+
+class Writer:
+    """Writes pages of features; knows when a document must be left alone. Threads may share one.
+
+    Its methods raise ServiceUnavailableError and ConfigurationError as SearchIndex does.
+    """
+
+    def __init__(
+        self,
+        index: SearchIndex,
+        target: str,
+        version: str,
+        *,
+        urls: Urls,
+        create: bool,
+        measured: Callable[[str], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        """Write features of `version` to the index behind the name, which is `target` now.
+
+        Args:
+            urls: who decides which URL an item has.
+            create: write whole rows, and documents that are missing; else only add to what is there.
+            measured: measures what is done, by name.
+        """
+        self._index = index
+        self._target = target
+        self._version = version
+        self._urls = urls
+        self._create = create
+        self._measured = measured
+        self._stopped = threading.Event()
+
+    def write(self, page: Sequence[Ready]) -> dict[str, Outcome]:
+        """Write one page, reading its documents first; again for those that changed in between."""
+        outcomes: dict[str, Outcome] = {}
+        left = list(page)
+        for _ in range(_ROUNDS):
+            if self._stopped.is_set():
+                return outcomes
+            with self._measured("reading documents"):
+                documents = self._documents([item.item_id for item in left])
+                outcomes.update(self._left_alone(left, documents))
+            to_write = {item.item_id: item for item in left if item.item_id not in outcomes}
+            with self._measured("packing vectors"):
+                actions = [self._action(item, documents.get(item.item_id)) for item in to_write.values()]
+            with self._measured("writing"):
+                for item_id, code, reason in self._index.write(actions):
+                    if 200 <= code < 300:
+                        outcomes[item_id] = (Status.INDEXED, None)
+                    elif code not in (_CONFLICT, _MISSING):
+                        outcomes[item_id] = (Status.REJECTED, f"{code}: {reason}"[:500])
+            left = [item for item_id, item in to_write.items() if item_id not in outcomes]
+            if not left:
+                return outcomes
+        reason = f"the document changed at each of {_ROUNDS} attempts"
+        return outcomes | {item.item_id: (Status.REJECTED, reason) for item in left}
+
+    def stop(self) -> None:
+        """Let no thread begin another round; pages that are being written stay as they are."""
+        self._stopped.set()
+
+    def missed(self, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
+        """What became of the items that were written, but that searches do not find.
+
+        Success is what the index holds, not what it answered.
+        """
+        written = [item_id for item_id, (status, _) in outcomes.items() if status is Status.INDEXED]
+        if not written:
+            return {}
+        absent = set(written) - self._index.holding(written, self._version)
+        if not absent:
+            return {}
+        there = self._documents(sorted(absent))
+        return {
+            item_id: (Status.REJECTED, "the index accepted the feature and does not hold it")
+            if item_id in there and there[item_id].version == self._version
+            else (Status.SUPERSEDED, "the document was replaced after it was written")
+            if item_id in there
+            else (Status.WAITING_FOR_DOCUMENT, "the document was deleted after it was written")
+            for item_id in absent
+        }
+
+    def _documents(self, item_ids: Sequence[str]) -> dict[str, Document]:
+        documents = self._index.documents(item_ids)
+        if any(document.index != self._target for document in documents.values()):
+            raise ServiceUnavailableError(
+                f"{self._index.name} stands for another index since this work began. Doing it again writes "
+                "there."
+            )
+        return documents
+
+    def _left_alone(self, page: Sequence[Ready], documents: Mapping[str, Document]) -> dict[str, Outcome]:
+        """The items whose document must not be written, and why."""
+        outcomes: dict[str, Outcome] = {}
+        unsure: list[Ready] = []
+        for item in page:
+            document = documents.get(item.item_id)
+            if document is None:
+                if self._create:
+                    unsure.append(item)
+                else:
+                    outcomes[item.item_id] = (Status.WAITING_FOR_DOCUMENT, None)
+            elif self._create or document.img_url != item.row["img_url"]:
+                unsure.append(item)
+            elif outcome := self._written_since(item, document):
+                outcomes[item.item_id] = outcome
+        now = self._urls(unsure) if unsure else {}
+        for item in unsure:
+            if now.get(item.item_id) != item.row["img_url"]:
+                has = "has another URL by now" if item.item_id in now else "no longer has the item"
+                outcomes[item.item_id] = (Status.SUPERSEDED, f"the catalogue {has}")
+            elif not self._create:
+                outcomes[item.item_id] = (
+                    Status.WAITING_FOR_DOCUMENT,
+                    "the document does not have this URL yet",
+                )
+            elif (document := documents.get(item.item_id)) and (
+                outcome := self._written_since(item, document)
+            ):
+                outcomes[item.item_id] = outcome
+        return outcomes
+
+    def _written_since(self, item: Ready, document: Document) -> Outcome | None:
+        """What a feature for this URL, of our own plan or of later work, makes of the item.
+
+        A feature carries the time of its plan or request, so that of two the later wins, whichever of
+        them writes last.
+        """
+        if document.at is None or document.at < item.at or document.feature_url != item.row["img_url"]:
+            return None
+        if (document.version, document.image) == (self._version, item.image):
+            return Status.INDEXED, None
+        if document.at == item.at:
+            return None
+        return Status.SUPERSEDED, "later work has written a feature"
+
+    def _action(self, item: Ready, document: Document | None) -> dict[str, Any]:
+        from elasticsearch import helpers
+
+        fields = {
+            FEATURE: helpers.pack_dense_vector(item.feature),
+            VERSION: self._version,
+            URL: item.row["img_url"],
+            IMAGE: item.image,
+            AT: item.at.isoformat(),
+        }
+        if self._create:
+            fields = dict(item.row) | fields
+        if document is None:
+            return {
+                "_op_type": "create",
+                "_index": self._target,
+                "_id": item.item_id,
+                "_source": fields,
+            }
+        return {
+            "_op_type": "update",
+            "_index": self._target,
+            "_id": item.item_id,
+            "if_seq_no": document.seq_no,
+            "if_primary_term": document.primary_term,
+            "doc": fields,
+        }

@@ -1,0 +1,122 @@
+"""The shop's catalogue: read-only, streamed, with the statements of sql/catalogue/."""
+
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+
+from tasks.errors import ConfigurationError
+from tasks.shop.connections import Connection
+from tasks.shop.database import Database, batched
+
+# Bounds that leave a range open.
+EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
+LATEST = datetime(9999, 12, 31, tzinfo=UTC)
+
+_ROWS_AT_ONCE = 5_000
+
+
+class Item(NamedTuple):
+    """One catalogue row."""
+
+    item_id: str
+    item_name: str | None
+    category_id: str | None
+    img_url: str | None
+
+
+class Catalogue:
+    """The catalogue behind the connection shop_catalog (SQLite or PostgreSQL)."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._database = Database(
+            connection,
+            "catalogue",
+            remedy="Edit the statement to the shop's tables, or point shop_catalog at the right database.",
+            read_only=True,
+        )
+        file = self._database.file
+        if file is not None and not file.is_file():
+            raise ConfigurationError(
+                f"The connection {connection.conn_id} names the SQLite file {file}, which is not there."
+            )
+
+    def changed(self, start: datetime, end: datetime) -> Iterator[Item]:
+        """Items registered or changed in [start, end), those of one URL together.
+
+        Raises:
+            ConfigurationError: the statement does not fit the catalogue, or gives an item twice.
+            ServiceUnavailableError: the catalogue does not answer.
+        """
+        return self._items("changed", start=self._database.time(start), end=self._database.time(end))
+
+    def of_categories(self, category_ids: Sequence[str], start: datetime, end: datetime) -> Iterator[Item]:
+        """Items of these categories registered in [start, end); order and errors as for `changed`."""
+        return self._items(
+            "categories",
+            category_ids=list(category_ids),
+            start=self._database.time(start),
+            end=self._database.time(end),
+        )
+
+    def of_ids(self, item_ids: Sequence[str]) -> Iterator[Item]:
+        """These items, without those that left the catalogue; errors as for `changed`.
+
+        Of every 5,000 ids in turn, the items of one URL come together.
+        """
+        for page in batched(item_ids, _ROWS_AT_ONCE):
+            yield from self._items("ids", item_ids=page)
+
+    def urls(self, item_ids: Sequence[str]) -> dict[str, str | None]:
+        """The URL that each of these items has now; an item that left the catalogue is absent."""
+        with self._rows("urls", ["item_id", "img_url"], item_ids=list(item_ids)) as rows:
+            return {str(row.item_id): _text(row.img_url) for row in rows}
+
+    def missing_indexes(self) -> list[str]:
+        """What to create so that planning stays fast in a large catalogue; empty when all is there."""
+        with self._rows(f"indexes_{self._database.dialect}", ["definition"]) as rows:
+            definitions = [re.sub(r'[\s"]|::[a-z ]+', "", str(row.definition).lower()) for row in rows]
+        wanted = {
+            "(coalesce(updated_at,registered_at)": "on items (coalesce(updated_at, registered_at))",
+            "(category_id": "on items (category_id)",
+        }
+        return [
+            f"create index … {index}"
+            for start, index in wanted.items()
+            if not any(start in definition for definition in definitions)
+        ]
+
+    def _items(self, statement: str, **parameters: Any) -> Iterator[Item]:
+        previous = None
+        with self._rows(statement, Item._fields, **parameters) as rows:
+            # A statement may give its columns in any order, and others besides.
+            ordered = rows.columns(*Item._fields)
+            pages: Iterator[Sequence[Sequence[Any]]] = ordered.partitions(_ROWS_AT_ONCE)
+            for page in pages:
+                for item_id, name, category_id, img_url in page:
+                    # A shop's own statement may give numbers or UUIDs; from here on all are texts.
+                    item = Item(str(item_id), _text(name), _text(category_id), _text(img_url))
+                    if item.item_id == previous:
+                        raise ConfigurationError(
+                            f"sql/catalogue/{statement}.sql gives item {item.item_id} twice; "
+                            "change it so that it gives one row an item."
+                        )
+                    previous = item.item_id
+                    yield item
+
+    @contextmanager
+    def _rows(
+        self, statement: str, columns: Sequence[str], **parameters: Any
+    ) -> Iterator[sa.CursorResult[Any]]:
+        with self._database.transaction() as transaction:
+            rows = transaction.run(statement, parameters, at_once=_ROWS_AT_ONCE)
+            if absent := sorted(set(columns) - set(rows.keys())):
+                raise ConfigurationError(f"{transaction.last} does not give {', '.join(absent)}; it must.")
+            yield rows
+
+
+def _text(value: Any) -> str | None:
+    return None if value is None else str(value)

@@ -1,0 +1,190 @@
+"""A SQL database behind a connection, and the statements of sql/ that run in it."""
+
+import itertools
+import sqlite3
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+import sqlalchemy as sa
+
+from tasks.errors import ConfigurationError, ServiceUnavailableError
+from tasks.settings import REPOSITORY
+from tasks.shop.connections import Connection
+
+STATEMENTS = REPOSITORY / "sql"
+
+PATIENCE = 60
+"""Seconds to wait for SQLite's lock while another process writes."""
+
+_SQLITE_UNAVAILABLE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_FULL")
+
+
+T = TypeVar("T")
+
+
+class Database:
+    """A SQLite file or a PostgreSQL database, in UTC, that runs the statements of sql/<name>/.
+
+    Args:
+        name: what the database is, as messages call it.
+        remedy: what to do when it cannot do what a statement asks, in a sentence.
+        read_only: let the database itself refuse every write.
+    """
+
+    def __init__(self, connection: Connection, name: str, *, remedy: str, read_only: bool = False) -> None:
+        self._name = name
+        self._remedy = remedy
+        self._conn_id = connection.conn_id
+        self._engine: sa.Engine
+        if connection.conn_type == "sqlite":
+            # sqlite:////folder/file puts the path into the schema, sqlite://%2Ffolder%2Ffile into the host.
+            self.file: Path | None = REPOSITORY / (connection.schema or connection.host or "")
+            self._place = str(self.file)
+            self._engine = _sqlite(self.file, read_only)
+        elif connection.conn_type in ("postgres", "postgresql"):
+            self.file = None
+            # For messages; what else a connection holds may be secret.
+            self._place = f"{connection.host}:{connection.port or 5432}/{connection.schema}"
+            self._engine = _postgresql(connection, read_only)
+        else:
+            raise ConfigurationError(
+                f"The connection {connection.conn_id} has the type {connection.conn_type!r}; "
+                f"a {name} is sqlite or postgres."
+            )
+
+    @property
+    def dialect(self) -> str:
+        """Which SQL it speaks: sqlite or postgresql."""
+        return self._engine.dialect.name
+
+    def time(self, time: datetime) -> datetime | str:
+        """A time as statements take it: UTC, without a zone; text in SQLite."""
+        naive = time.astimezone(UTC).replace(tzinfo=None)
+        # isoformat, unlike strftime, writes years before 1000 with four digits.
+        return naive.isoformat(" ", "microseconds") if self.dialect == "sqlite" else naive
+
+    @contextmanager
+    def transaction(self) -> Iterator["Transaction"]:
+        """Statements that take effect together when the block ends well, or else not at all.
+
+        Raises:
+            ConfigurationError: the database cannot do what a statement asks.
+            ServiceUnavailableError: the database does not answer, or no longer.
+        """
+        transaction = None
+        try:
+            with self._engine.begin() as connection:
+                transaction = Transaction(connection, self._name)
+                yield transaction
+        except sa.exc.StatementError as error:
+            asked = transaction.last if transaction else f"The connection {self._conn_id}"
+            raise self._explained(error, asked) from None
+
+    def _explained(self, error: sa.exc.StatementError, asked: str) -> Exception:
+        # The driver's first line says what is wrong and holds no password; SQLAlchemy's text would
+        # add the statement with its parameters.
+        what = str(error.orig).strip().partition("\n")[0]
+        if _may_pass(error):
+            return ServiceUnavailableError(
+                f"The {self._name} {self._place} does not answer: {what}. "
+                f"Check that it runs and that the connection {self._conn_id} is right."
+            )
+        return ConfigurationError(
+            f"{asked} does not fit the {self._name} {self._place}: {what}. {self._remedy}"
+        )
+
+
+class Transaction:
+    """Runs statements by the names of their files; made by Database.transaction."""
+
+    def __init__(self, connection: sa.Connection, name: str) -> None:
+        self._connection = connection
+        self._name = name
+        self.last = f"sql/{name}"
+        """The file of the statement that ran last."""
+
+    def run(
+        self,
+        statement: str,
+        parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+        at_once: int = 0,
+    ) -> sa.CursorResult[Any]:
+        """Run sql/<name>/<statement>.sql, once for each of several `parameters`.
+
+        Args:
+            parameters: values by their names in the statement; a list is for `in`.
+            at_once: stream the rows, so many at a time, instead of holding all.
+        """
+        self.last = f"sql/{self._name}/{statement}.sql"
+        text = sa.text(_without_comments(STATEMENTS / self._name / f"{statement}.sql"))
+        if isinstance(parameters, Mapping):
+            lists = [name for name, value in parameters.items() if isinstance(value, list)]
+            # With a type, so that no value at all can be written too.
+            text = text.bindparams(*(sa.bindparam(name, expanding=True, type_=sa.String) for name in lists))
+        options = {"yield_per": at_once} if at_once else {}
+        return self._connection.execute(text, parameters, execution_options=options)
+
+    def holds(self, table: str) -> bool:
+        """Whether the database has this table."""
+        return sa.inspect(self._connection).has_table(table)
+
+
+def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
+    """Values, at most `size` at once: a statement takes only so many."""
+    iterator = iter(values)
+    while page := list(itertools.islice(iterator, size)):
+        yield page
+
+
+def _may_pass(error: sa.exc.StatementError) -> bool:
+    """Whether the database was not to be had, rather than unable to do what it was asked."""
+    # SQLite calls nearly everything an operational error, a slip in the SQL included.
+    if isinstance(error.orig, sqlite3.Error):
+        return getattr(error.orig, "sqlite_errorname", "").startswith(_SQLITE_UNAVAILABLE)
+    cut = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
+    return cut or isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+
+
+def _without_comments(path: Path) -> str:
+    """The SQL of one file; a colon in a comment would name a parameter."""
+    lines = path.read_text(encoding="utf-8").splitlines()
+    return "\n".join(line for line in lines if not line.lstrip().startswith("--"))
+
+
+def _sqlite(path: Path, read_only: bool) -> sa.Engine:
+    query = {"mode": "ro" if read_only else "rwc", "uri": "true"}
+    url = sa.URL.create("sqlite", database=f"file:{quote(str(path))}", query=query)
+    return sa.create_engine(url, poolclass=sa.NullPool, connect_args={"timeout": PATIENCE})
+
+
+def _postgresql(connection: Connection, read_only: bool) -> sa.Engine:
+    url = sa.URL.create(
+        "postgresql+psycopg2",
+        username=connection.login,
+        password=connection.password,
+        host=connection.host,
+        port=connection.port,
+        database=connection.schema,
+        query={str(key): str(value) for key, value in connection.extra.items()},
+    )
+    # A network that falls silent would otherwise be waited for by the hour.
+    alive = {
+        "connect_timeout": 10,
+        "keepalives_idle": 30,
+        "keepalives_interval": 10,
+        "keepalives_count": 3,
+        "tcp_user_timeout": 60_000,
+    }
+    # In UTC, a time without a zone means the same against timestamp and timestamptz.
+    options = "-c timezone=UTC" + " -c default_transaction_read_only=on" * read_only
+    return sa.create_engine(
+        url,
+        poolclass=sa.NullPool,
+        connect_args={"options": options, **alive},
+        # Rows are written many to a round trip.
+        executemany_mode="values_plus_batch",
+    )

@@ -1,0 +1,142 @@
+"""Stage 4: write the features of a chunk into its documents, and name what became of every item."""
+
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from typing import Any
+
+import numpy as np
+
+from tasks.errors import ServiceUnavailableError
+from tasks.progress import Progress, silent
+from tasks.runs import packs
+from tasks.runs.run import Chunk, Plan
+from tasks.search.index import SearchIndex, can_be_id
+from tasks.search.writing import Outcome, Ready, Writer
+from tasks.settings import Settings
+from tasks.shop.catalogue import Catalogue
+from tasks.shop.connections import Services
+from tasks.stages.clock import Clock
+from tasks.statuses import Status
+
+
+def run(chunk: Chunk, settings: Settings, services: Services, progress: Progress = silent) -> dict[str, Any]:
+    """Write the chunk's features, or take the outcomes that are there already.
+
+    Returns:
+        The stage's statistics: items, seconds, the counts by status, and `split`: the seconds by what was
+        done, those of the requests that are under way at once added up, so that they can exceed the
+        stage's own. Its parts are "opening" (the index's mapping), "reading packs", "reading documents",
+        "packing vectors", "writing" (mostly the wait for Elasticsearch) and "checking" what it holds.
+
+    Raises:
+        ServiceUnavailableError: Elasticsearch, the catalogue or the data dir does not answer; what was
+            written stays, and doing it again writes only the rest.
+        ConfigurationError: Elasticsearch refuses us.
+    """
+    if (done := packs.finished(chunk.outcomes)) is not None:
+        return done
+    started = time.monotonic()
+    items = packs.slice_of(chunk.plan.items, chunk.start, chunk.stop)
+    outcomes: dict[str, Outcome] = {}
+    clock = Clock()
+    with clock.measured("opening"):
+        writer = _writer(chunk.plan, settings, services, clock)
+    ready = progress(_ready(chunk, items, outcomes), "index", len(items))
+    for written in _written(writer, _pages(ready, settings.bulk_size, clock), settings.bulk_requests):
+        outcomes.update(written)
+    with clock.measured("checking"):
+        outcomes.update(writer.missed(outcomes))
+    counts: dict[str, int] = {}
+    with packs.writing(chunk.outcomes, packs.OUTCOMES) as pack:
+        for item in items:
+            status, reason = outcomes[item["item_id"]]
+            counts[status] = counts.get(status, 0) + 1
+            pack.add(
+                {"item_id": item["item_id"], "img_url": item["img_url"], "status": status, "reason": reason}
+            )
+        pack.statistics |= {
+            "items": len(items),
+            "counts": counts,
+            "seconds": time.monotonic() - started,
+            "split": clock.seconds,
+        }
+    return packs.statistics(chunk.outcomes)
+
+
+def _writer(plan: Plan, settings: Settings, services: Services, clock: Clock) -> Writer:
+    index = SearchIndex(services.search, settings.index)
+    # An alias may have moved since the plan, to an index that would map a vector as it likes.
+    if not index.check():
+        raise ServiceUnavailableError(
+            f"The index {settings.index} was there for the plan and is not there now. Bring it back, or "
+            "clear the run's `plan` task, which makes a new one."
+        )
+    catalogue = Catalogue(services.catalog)
+    return Writer(
+        index,
+        index.prepare(),
+        plan.feature_version,
+        urls=lambda items: catalogue.urls([item.item_id for item in items]),
+        create=settings.create_documents,
+        measured=clock.measured,
+    )
+
+
+def _ready(chunk: Chunk, items: Sequence[Mapping[str, Any]], outcomes: dict[str, Outcome]) -> Iterator[Ready]:
+    """Yield the items that have a feature; put what became of the others into `outcomes`."""
+    by_url: dict[str | None, list[Mapping[str, Any]]] = {}
+    for item in items:
+        by_url.setdefault(item["img_url"], []).append(item)
+    by_image: dict[str, list[Mapping[str, Any]]] = {}
+    for picture in packs.rows(chunk.pictures, ["img_url", "status", "reason", "sha256"]):
+        for item in by_url[picture["img_url"]]:
+            if picture["status"]:
+                outcomes[item["item_id"]] = (Status(picture["status"]), picture["reason"])
+            elif not can_be_id(item["item_id"]):
+                outcomes[item["item_id"]] = (Status.REJECTED, "the item id cannot be a document's id")
+            else:
+                by_image.setdefault(picture["sha256"], []).append(item)
+    for batch in packs.batches(chunk.features):
+        vectors = batch["feature"]
+        for position, row in enumerate(batch.drop_columns(["feature"]).to_pylist()):
+            for item in by_image.get(row["sha256"], ()):
+                if row["status"]:
+                    outcomes[item["item_id"]] = (Status(row["status"]), row["reason"])
+                else:
+                    feature = np.frombuffer(vectors[position].as_buffer(), packs.FEATURE)
+                    yield Ready(item, row["sha256"], feature, chunk.plan.created_at)
+
+
+def _written(
+    writer: Writer, pages: Iterable[Sequence[Ready]], at_once: int
+) -> Iterator[Mapping[str, Outcome]]:
+    """Write pages, so many at once, and yield what became of each as it is done.
+
+    The first error ends them all: nothing is written any more when it comes out of here.
+    """
+    with ThreadPoolExecutor(at_once, thread_name_prefix="index") as pool:
+        try:
+            under_way: set[Future[dict[str, Outcome]]] = set()
+            for page in pages:
+                under_way.add(pool.submit(writer.write, page))
+                if len(under_way) == at_once:
+                    done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                    yield from (future.result() for future in done)
+            while under_way:
+                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
+                yield from (future.result() for future in done)
+        except BaseException:
+            writer.stop()
+            raise
+
+
+def _pages(items: Iterable[Ready], size: int, clock: Clock) -> Iterator[list[Ready]]:
+    iterator = iter(items)
+    while True:
+        with clock.measured("reading packs"):
+            page = list(itertools.islice(iterator, size))
+        if not page:
+            return
+        yield page

@@ -1,0 +1,286 @@
+"""Stage 1: read the catalogue, leave out what is current, and write the items to do as chunks."""
+
+import gc
+import logging
+import time
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from tasks.errors import ConfigurationError
+from tasks.inference.model import feature_version
+from tasks.progress import Progress, silent
+from tasks.runs import packs, reports
+from tasks.runs.labels import named_host
+from tasks.runs.run import Plan, Request
+from tasks.search.index import SearchIndex
+from tasks.settings import Settings
+from tasks.shop.catalogue import EARLIEST, LATEST, Catalogue, Item
+from tasks.shop.connections import Services
+from tasks.shop.database import batched
+from tasks.shop.ledger import Failure, Ledger
+from tasks.stages.ahead import one_ahead
+from tasks.stages.clock import Clock
+
+log = logging.getLogger(__name__)
+
+MOST_CHUNKS = 1_000
+LARGEST_CHUNK = 20_000
+_USUAL_CHUNKS = 100
+_PAGE = 5_000
+
+
+def run(request: Request, settings: Settings, services: Services, progress: Progress = silent) -> Plan:
+    """Plan a run anew; in a dry run only look.
+
+    Raises:
+        ConfigurationError: something a person has to set right; nothing was touched.
+        ServiceUnavailableError: the catalogue, Elasticsearch or the data dir does not answer.
+    """
+    started = time.monotonic()
+    created_at = datetime.now(UTC)
+    if not settings.image_hosts:
+        raise ConfigurationError(
+            "FEATURES_IMAGE_HOSTS is empty, so pictures may come from nowhere. Set it to the hosts of the "
+            "shop's pictures, separated by commas (a private one as host:port), or to * for any public host."
+        )
+    version = feature_version(settings)
+    index = SearchIndex(services.search, settings.index)
+    catalogue = Catalogue(services.catalog)
+    exists = index.check()
+    if exists:
+        index.refuse_second_version(version, settings)
+    notices = request.notices + tuple(
+        f"Planning is slower than need be: the catalogue lacks an index ({statement})."
+        for statement in catalogue.missing_indexes()
+    )
+    for notice in notices:
+        log.warning(notice)
+
+    folder = request.folder(settings.data_dir) / f"plan-{uuid.uuid4().hex[:12]}"
+    not_current = _NotCurrent(index if exists else None, version, request.force)
+    pages = _pages(request, catalogue, Ledger(services.ledger, settings), created_at, progress)
+    clock = Clock()
+    with _what_is_loaded_left_alone():
+        planned, to_do = _write_items(folder, _asked(pages, not_current, clock))
+    bounds: tuple[int, ...] = ()
+    labels: tuple[str, ...] = ()
+    if not request.dry_run:
+        rows = packs.rows(folder / "items.parquet", ["category_id", "img_url"], at_once=_PAGE)
+        bounds, labels = split(rows, chunk_size(to_do, settings))
+        # Not before all that a person may have to set right has been seen.
+        if to_do:
+            index.prepare()
+    plan = Plan(
+        folder=folder,
+        request=request,
+        feature_version=version,
+        planned=planned,
+        current=planned - to_do,
+        created_at=created_at,
+        bounds=bounds,
+        labels=labels,
+        notices=notices,
+        seconds=time.monotonic() - started,
+        split=clock.seconds,
+        preview=reports.expectation(settings, to_do) if request.dry_run else {},
+    )
+    plan.save()
+    log.info("%d items planned: %d current, %d to do in %d chunks", planned, plan.current, to_do, len(labels))
+    return plan
+
+
+def chunk_size(to_do: int, settings: Settings) -> int:
+    """Items a chunk: large enough that a run has about 100 chunks at most.
+
+    Raises:
+        ConfigurationError: even the largest chunks would be too many; split the run.
+    """
+    size = min(max(settings.chunk_size, -(-to_do // _USUAL_CHUNKS)), LARGEST_CHUNK)
+    if to_do > size * MOST_CHUNKS:
+        raise ConfigurationError(
+            f"{to_do} items are more than {MOST_CHUNKS} chunks of {size}. "
+            "Split the run: by category, or by a shorter range of registration times."
+        )
+    return size
+
+
+def split(rows: Iterable[Mapping[str, Any]], size: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+    """Cut items into chunks of at least `size`, the last one less, not between two of one URL.
+
+    Only a URL that more than LARGEST_CHUNK items share is cut, and so fetched more than once.
+
+    Args:
+        rows: img_url and category_id of each item, those of one URL together.
+
+    Returns:
+        Bounds, chunk i holding the items [bounds[i], bounds[i + 1]), and a label for each chunk.
+    """
+    bounds, labels = [0], []
+    position, previous, label = 0, None, _Label()
+    for row in rows:
+        length = position - bounds[-1]
+        if length >= LARGEST_CHUNK or (length >= size and row["img_url"] != previous):
+            labels.append(label.text(bounds[-1], position))
+            bounds.append(position)
+            label = _Label()
+        label.add(row)
+        previous = row["img_url"]
+        position += 1
+    if position:
+        labels.append(label.text(bounds[-1], position))
+        bounds.append(position)
+    return tuple(bounds), tuple(labels)
+
+
+def _selected(catalogue: Catalogue, request: Request) -> Iterator[Item]:
+    start, end = request.start or EARLIEST, request.end or LATEST
+    if not request.category_ids and (start, end) == (EARLIEST, LATEST):
+        raise ConfigurationError(
+            "The run names neither categories nor times, so it would take the whole catalogue."
+        )
+    if request.category_ids:
+        return catalogue.of_categories(request.category_ids, start, end)
+    return catalogue.changed(start, end)
+
+
+@dataclass(frozen=True)
+class _Page:
+    """Catalogue rows, and the failures by item id that are to be mended by them, if it is a retry."""
+
+    items: Sequence[Item]
+    failures: Mapping[str, Failure] = field(default_factory=dict)
+    tried: bool = True
+    """Whether the items are planned; else only what became of the failures by now counts."""
+
+
+def _pages(
+    request: Request, catalogue: Catalogue, ledger: Ledger, now: datetime, progress: Progress
+) -> Iterator[_Page]:
+    """The catalogue rows that a request selects, a page at a time."""
+    retry = request.retry
+    if retry is None:
+        for items in batched(progress(_selected(catalogue, request), "plan", 0), _PAGE):
+            yield _Page(items)
+    elif retry.chosen:
+        chosen = ledger.matching(
+            category_ids=retry.category_ids, statuses=retry.statuses, item_ids=retry.item_ids
+        )
+        for failures in _by_id(progress(chosen, "plan", 0)):
+            yield _Page(list(catalogue.of_ids(list(failures))), failures)
+    else:
+        for failures in _by_id(progress(ledger.due(now), "plan", 0)):
+            yield _Page(list(catalogue.of_ids(list(failures))), failures)
+        # What is given up is not tried, but it need not be listed for ever.
+        for failures in _by_id(ledger.given_up()):
+            yield _Page(list(catalogue.of_ids(list(failures))), failures, tried=False)
+
+
+def _asked(
+    pages: Iterable[_Page], not_current: "_NotCurrent", clock: Clock
+) -> Iterator[tuple[_Page, Sequence[Item]]]:
+    """Pages in order, each with what of it is needed; asked in a thread while the next page is read."""
+
+    def ask(page: _Page) -> list[Item]:
+        with clock.measured("asking Elasticsearch"):
+            return list(not_current(page))
+
+    def read() -> Iterator[_Page]:
+        iterator = iter(pages)
+        while True:
+            with clock.measured("reading the catalogue"):
+                page = next(iterator, None)
+            if page is None:
+                return
+            yield page
+
+    with ThreadPoolExecutor(1, thread_name_prefix="plan") as thread:
+        yield from one_ahead(thread, ask, read())
+
+
+def _write_items(folder: Path, pages: Iterable[tuple[_Page, Sequence[Item]]]) -> tuple[int, int]:
+    """Write the items to do, and the failures that are settled; how many items were planned and are to do."""
+    planned = to_do = 0
+    with (
+        packs.writing(folder / "items.parquet", packs.ITEMS) as items,
+        packs.writing(folder / "settled.parquet", packs.ITEM_IDS) as settled,
+    ):
+        for page, not_current in pages:
+            needed = {item.item_id: item for item in not_current}
+            if page.tried:
+                planned += len(page.items)
+                to_do += len(needed)
+                for item in needed.values():
+                    items.add(item._asdict())
+            for item_id in page.failures.keys() - needed.keys():
+                settled.add({"item_id": item_id})
+    return planned, to_do
+
+
+@contextmanager
+def _what_is_loaded_left_alone() -> Iterator[None]:
+    """Keep the garbage collector from all that is in memory by now.
+
+    Pages of answers make it look for garbage again and again, through every module loaded: more than half
+    of the time that planning takes.
+    """
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
+
+
+def _by_id(failures: Iterable[Failure]) -> Iterator[dict[str, Failure]]:
+    for page in batched(failures, _PAGE):
+        yield {failure.item_id: failure for failure in page}
+
+
+class _NotCurrent:
+    """Leaves out what the index has already."""
+
+    def __init__(self, index: SearchIndex | None, version: str, force: bool) -> None:
+        self._index = index
+        self._version = version
+        self._force = force
+
+    def __call__(self, page: _Page) -> Iterator[Item]:
+        """The items without a feature, or whose feature is older than a failure to make it anew."""
+        if self._force or self._index is None:
+            yield from page.items
+            return
+        current = self._index.current({item.item_id: item.img_url for item in page.items}, self._version)
+        documents = self._index.documents([item_id for item_id in page.failures if item_id in current])
+        for item_id, document in documents.items():
+            failure = page.failures[item_id]
+            older = document.at is None or document.at < failure.planned_at
+            if older and document.feature_url == failure.img_url:
+                current.remove(item_id)
+        yield from (item for item in page.items if item.item_id not in current)
+
+
+class _Label:
+    """Says in a few words what is in a chunk."""
+
+    def __init__(self) -> None:
+        self._categories: set[str] = set()
+        self._hosts: set[str] = set()
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        self._categories.add(str(row["category_id"]))
+        # Strangers choose it, and Airflow keeps 250 characters of a label.
+        self._hosts.add(named_host(row["img_url"])[:60])
+
+    def text(self, start: int, stop: int) -> str:
+        categories = _one_or_count(self._categories, "category", "categories")
+        hosts = _one_or_count(self._hosts, "host", "hosts")
+        return f"items {start + 1}-{stop} · {categories} · {hosts}"
+
+
+def _one_or_count(names: set[str], one: str, many: str) -> str:
+    return f"{one} {next(iter(names))}" if len(names) == 1 else f"{len(names)} {many}"

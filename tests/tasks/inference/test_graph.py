@@ -1,0 +1,65 @@
+"""Tests of tasks/inference/graph.py: graphs that are kept, and what the CPU can do; test_model.py computes
+with them."""
+
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from tasks.inference.graph import kept
+
+CONTENT = bytes(range(256)) * 40
+
+
+def made_once(path: Path, content: bytes = CONTENT) -> int:
+    """How often a graph is made where one may be kept; what comes is always right."""
+    made = []
+
+    def make() -> bytes:
+        made.append(content)
+        return content
+
+    assert kept(path, make) == content
+    return len(made)
+
+
+def test_a_graph_is_made_once(tmp_path: Path) -> None:
+    path = tmp_path / "graphs" / "one"
+    assert [made_once(path), made_once(path)] == [1, 0]
+    assert [file.name for file in path.parent.iterdir()] == ["one"]
+
+
+def test_a_graph_that_is_used_is_as_young_as_its_last_use(tmp_path: Path) -> None:
+    path = tmp_path / "one"
+    made_once(path)
+    os.utime(path, (0, 0))
+    before = time.time()
+    made_once(path)
+    assert path.stat().st_mtime >= before - 1
+
+
+@pytest.mark.parametrize("position", [0, 31, 32, 5_000, -1])
+def test_one_wrong_bit_makes_it_anew(position: int, tmp_path: Path) -> None:
+    path = tmp_path / "one"
+    made_once(path)
+    whole = path.read_bytes()
+    damaged = bytearray(whole)
+    damaged[position] ^= 4
+    path.write_bytes(damaged)
+
+    assert [made_once(path), made_once(path)] == [1, 0]
+    assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("content", [b"", b"torn", CONTENT], ids=["empty", "torn", "no checksum"])
+def test_what_is_no_kept_graph_makes_it_anew(content: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "one"
+    path.write_bytes(content)
+    assert [made_once(path), made_once(path)] == [1, 0]
+
+
+def test_a_graph_kept_for_another_model_is_not_taken(tmp_path: Path) -> None:
+    made_once(tmp_path / "one", b"the graph of another model")
+    (tmp_path / "two").write_bytes((tmp_path / "one").read_bytes())
+    assert made_once(tmp_path / "two") == 1

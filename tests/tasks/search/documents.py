@@ -1,0 +1,14 @@
+"""Documents as others and we write them."""
+
+from tasks.search.mapping import FEATURE, URL, VERSION
+from tests.shop_fixtures import some_vector
+
+
+def put(client, index, item_id, /, **fields):
+    """Write a document whole and refresh."""
+    client.index(index=index, id=item_id, document=fields, refresh=True)
+
+
+def with_feature(url, version="v1", seed=1):
+    """The fields that we add."""
+    return {FEATURE: some_vector(seed).tolist(), VERSION: version, URL: url}

@@ -1,0 +1,84 @@
+"""Tests of tasks/search/queries.py against a real Elasticsearch: how far the index is covered."""
+
+import pytest
+
+from tasks.errors import ConfigurationError
+from tasks.search.queries import ItemQueries
+from tests.shop_fixtures import search_connection
+from tests.tasks.search.documents import put, with_feature
+
+
+@pytest.fixture
+def queries(elasticsearch_url, index):
+    return ItemQueries(search_connection(elasticsearch_url), index)
+
+
+SHOP = {
+    "1": ("00000010", "v1"),
+    "2": ("00000010", None),
+    "3": ("00000020", "v1"),
+    "4": ("00000020", "v2"),
+    "5": ("00000030", None),
+    "6": (None, "v1"),
+}
+
+
+@pytest.mark.parametrize("mapped", ["dynamically", "by_us"])
+def test_coverage_counts_documents_by_category(queries, search, search_client, index, mapped):
+    if mapped == "by_us":
+        search.prepare()
+    else:
+        put(search_client, index, "1", category_id="00000010")
+        search.prepare()  # adds our fields; category_id stays text
+        assert (
+            search_client.indices.get_mapping(index=index)[index]["mappings"]["properties"]["category_id"][
+                "type"
+            ]
+            == "text"
+        )
+    for number, (item_id, (category, version)) in enumerate(SHOP.items(), 1):
+        fields = {"category_id": category} if category else {}
+        put(
+            search_client, index, item_id, **fields, **(with_feature("u", version, number) if version else {})
+        )
+
+    counted = queries.coverage("v1")
+
+    assert (counted.documents, counted.current, counted.elsewhere) == (6, 3, 1)
+    assert [(c.category_id, c.documents, c.current) for c in counted.categories] == [
+        ("00000010", 2, 1),
+        ("00000020", 2, 1),
+        ("00000030", 1, 0),
+    ]
+    assert counted.versions == {"v1": 3, "v2": 1}
+    assert [queries.category(c.category_id, "v1") for c in counted.categories] == list(counted.categories)
+    assert queries.category("x", "v1").documents == 0
+
+
+def test_coverage_of_an_index_without_our_fields_is_nothing(queries, search_client, index):
+    put(search_client, index, "1", category_id="00000010")
+    counted = queries.coverage("v1")
+    assert (counted.documents, counted.current, counted.versions) == (1, 0, {})
+
+
+def test_coverage_says_what_is_missing(queries, search_client, index):
+    with pytest.raises(ConfigurationError, match=f"no index {index} .* set FEATURES_INDEX"):
+        queries.coverage("v1")
+    search_client.indices.create(index=index, mappings={"properties": {"category_id": {"type": "text"}}})
+    with pytest.raises(ConfigurationError, match="cannot be counted by category_id"):
+        queries.coverage("v1")
+
+
+def test_coverage_takes_two_requests(queries, search_client, index, monkeypatch):
+    put(search_client, index, "1", category_id="00000010")
+    asked = []
+    transport = queries.client.transport
+    perform = transport.perform_request
+
+    def counting(method, target, *args, **kwargs):
+        asked.append(target.partition("?")[0])
+        return perform(method, target, *args, **kwargs)
+
+    monkeypatch.setattr(transport, "perform_request", counting)
+    queries.coverage("v1")
+    assert asked == [f"/{index}/_field_caps", f"/{index}/_search"]

@@ -1,0 +1,340 @@
+"""Tests of tasks/shop/catalogue.py against SQLite and PostgreSQL with both types of time."""
+
+import itertools
+import re
+import shutil
+import sqlite3
+import tracemalloc
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from local_stack.process import free_port
+from tasks.errors import ConfigurationError, ServiceUnavailableError
+from tasks.shop import catalogue as module
+from tasks.shop import database
+from tasks.shop.catalogue import EARLIEST, LATEST, Catalogue, Item
+from tasks.shop.connections import CATALOG, Connection
+from tests.shop_fixtures import CATALOGUE_KINDS, NOON
+
+POSTGRES_KINDS = [kind for kind in CATALOGUE_KINDS if kind != "sqlite"]
+MICROSECOND = timedelta(microseconds=1)
+SEOUL = timezone(timedelta(hours=9))
+
+
+def ids(items):
+    return {item.item_id for item in items}
+
+
+@pytest.fixture
+def statements(tmp_path, monkeypatch):
+    """A folder of statements that a test may edit, as a shop does."""
+    shutil.copytree(database.STATEMENTS, tmp_path / "sql")
+    monkeypatch.setattr(database, "STATEMENTS", tmp_path / "sql")
+    return tmp_path / "sql" / "catalogue"
+
+
+@pytest.mark.parametrize("zone", [UTC, SEOUL], ids=["UTC bounds", "Seoul bounds"])
+def test_start_is_included_and_end_is_not_to_the_microsecond(catalogue, zone):
+    end = NOON + timedelta(hours=1)
+    for item_id, time in {
+        "just before": NOON - MICROSECOND,
+        "on start": NOON,
+        "just after start": NOON + MICROSECOND,
+        "just before end": end - MICROSECOND,
+        "on end": end,
+    }.items():
+        catalogue.add(item_id, "u", registered_at=time)
+
+    reader = Catalogue(catalogue.connection)
+    expected = {"on start", "just after start", "just before end"}
+    bounds = NOON.astimezone(zone), end.astimezone(zone)
+    assert ids(reader.changed(*bounds)) == expected
+    assert ids(reader.of_categories(["00000010"], *bounds)) == expected
+
+
+def test_a_change_counts_instead_of_the_registration(catalogue):
+    before, within = NOON - timedelta(days=3), NOON + timedelta(minutes=5)
+    after = NOON + timedelta(days=3)
+    catalogue.add("changed within", "u", registered_at=before, updated_at=within)
+    catalogue.add("changed since", "u", registered_at=within, updated_at=after)
+    catalogue.add("never changed", "u", registered_at=within)
+
+    reader = Catalogue(catalogue.connection)
+    end = NOON + timedelta(hours=1)
+    assert ids(reader.changed(NOON, end)) == {"changed within", "never changed"}
+    # A category's range is about registration alone.
+    assert ids(reader.of_categories(["00000010"], NOON, end)) == {"changed since", "never changed"}
+
+
+def test_open_ranges_hold_everything(catalogue):
+    catalogue.add("old", "u", registered_at=datetime(1970, 1, 1, tzinfo=UTC))
+    catalogue.add("far", "u", registered_at=datetime(2999, 1, 1, tzinfo=UTC))
+    assert ids(Catalogue(catalogue.connection).changed(EARLIEST, LATEST)) == {"old", "far"}
+
+
+@pytest.mark.parametrize("kind", POSTGRES_KINDS)
+def test_the_database_s_own_time_zone_moves_no_bound(new_catalogue, kind):
+    catalogue = new_catalogue(kind)
+    catalogue.execute(f"alter database \"{catalogue.connection.schema}\" set timezone = 'Asia/Seoul'")
+    catalogue.engine.dispose()
+    catalogue.add("in", "u", registered_at=NOON)
+    catalogue.add("out", "u", registered_at=NOON + timedelta(hours=1))
+    with catalogue.engine.connect() as connection:
+        assert connection.scalar(sa.text("show timezone")) == "Asia/Seoul"
+
+    assert ids(Catalogue(catalogue.connection).changed(NOON, NOON + timedelta(hours=1))) == {"in"}
+
+
+def test_rows_come_as_they_are_those_of_one_url_together(catalogue):
+    catalogue.add("0007", "https://b", item_name="ünïcode 셔츠")
+    catalogue.add("KR-7a", "https://a", item_name=None)
+    catalogue.add("7", "https://b", category_id="00000030")
+    catalogue.add("no url", None)
+    catalogue.add("empty url", "")
+
+    items = list(Catalogue(catalogue.connection).changed(EARLIEST, LATEST))
+
+    assert sorted(items, key=lambda item: item.item_id) == [
+        Item("0007", "ünïcode 셔츠", "00000010", "https://b"),
+        Item("7", "blue shirt", "00000030", "https://b"),
+        Item("KR-7a", None, "00000010", "https://a"),
+        Item("empty url", "blue shirt", "00000010", ""),
+        Item("no url", "blue shirt", "00000010", None),
+    ]
+    urls = [item.img_url for item in items]
+    assert len(urls) - 1 == sum(a != b for a, b in itertools.pairwise(urls)) + 1
+
+
+def test_categories_are_exactly_those_asked_for(catalogue):
+    catalogue.add("a", "u", category_id="00000010")
+    catalogue.add("b", "u", category_id="00000020")
+    catalogue.add("c", "u", category_id="10")
+    reader = Catalogue(catalogue.connection)
+    assert ids(reader.of_categories(["00000010"], EARLIEST, LATEST)) == {"a"}
+    assert ids(reader.of_categories(["00000010", "00000020"], EARLIEST, LATEST)) == {"a", "b"}
+
+
+@pytest.mark.parametrize("attempt", ["') or 1=1 --", "'; drop table items; --", "%(x)s :start", '"'])
+def test_values_stay_values(catalogue, attempt):
+    catalogue.add("innocent", "u")
+    catalogue.add(attempt, "v", category_id=attempt)
+    reader = Catalogue(catalogue.connection)
+    assert ids(reader.of_categories([attempt], EARLIEST, LATEST)) == {attempt}
+    assert reader.urls([attempt]) == {attempt: "v"}
+    assert ids(reader.of_ids([attempt])) == {attempt}
+    assert ids(reader.changed(EARLIEST, LATEST)) == {"innocent", attempt}
+
+
+def test_urls_of_now(catalogue):
+    catalogue.add("a", "https://a")
+    catalogue.add("none", None)
+    catalogue.add("other", "https://other")
+    assert Catalogue(catalogue.connection).urls(["a", "none", "left"]) == {"a": "https://a", "none": None}
+
+
+def test_items_by_their_ids(catalogue, monkeypatch):
+    monkeypatch.setattr(module, "_ROWS_AT_ONCE", 3)
+    for number in range(7):
+        catalogue.add(f"{number:03}", f"https://{number % 2}", item_name=f"item {number}")
+    catalogue.add("O'Brien", None, category_id="00000030")
+    catalogue.add("other", "https://other")
+    asked_for = ["006", "left", "003", "000", "O'Brien", "002", "001", "004", "005"]
+
+    items = list(Catalogue(catalogue.connection).of_ids(asked_for))
+
+    assert sorted(items, key=lambda item: item.item_id) == [
+        *(Item(f"{n:03}", f"item {n}", "00000010", f"https://{n % 2}") for n in range(7)),
+        Item("O'Brien", "blue shirt", "00000030", None),
+    ]
+    # The URLs of each three of them stand together.
+    assert [item.item_id for item in items][:2] == ["006", "003"]
+    assert [item.item_id for item in items][-3:] == ["004", "001", "005"]
+    assert list(Catalogue(catalogue.connection).of_ids([])) == []
+
+
+def test_any_number_of_ids_may_be_asked_for(catalogue):
+    add_many(catalogue, 12_000, "x")
+    asked_for = [str(number) for number in range(40_000)]
+    assert ids(Catalogue(catalogue.connection).of_ids(asked_for)) == set(asked_for[1:12_001])
+
+
+def test_nothing_can_be_written_through_it(catalogue, statements):
+    catalogue.add("a", "u")
+    statement = "insert into items (item_id, registered_at) values ('b', :start) returning item_id"
+    if catalogue.kind != "sqlite":
+        # There the cursor takes a select alone, so the insert has to hide in one.
+        catalogue.execute(
+            "create function hidden() returns text language sql volatile as "
+            "$$ insert into items (item_id, registered_at) values ('b', now()) returning item_id $$"
+        )
+        statement = "select hidden() as item_id"
+    (statements / "changed.sql").write_text(statement)
+    with pytest.raises(ConfigurationError, match=re.compile("read-?only", re.IGNORECASE)):
+        list(Catalogue(catalogue.connection).changed(NOON, LATEST))
+    with catalogue.engine.connect() as connection:
+        assert connection.scalar(sa.text("select count(*) from items")) == 1
+
+
+def add_many(catalogue, count, name):
+    catalogue.execute(
+        f"with recursive n(i) as (select 1 union all select i + 1 from n where i < {count}) "
+        "insert into items (item_id, item_name, img_url, registered_at) "
+        f"select cast(i as text), '{name}', cast(i as text), '2026-10-01 12:00:00.000000' from n"
+        if catalogue.kind == "sqlite"
+        else "insert into items (item_id, item_name, img_url, registered_at) "
+        f"select cast(i as text), '{name}', cast(i as text), '2026-10-01 12:00:00+00' "
+        f"from generate_series(1, {count}) as n(i)"
+    )
+
+
+def test_rows_are_streamed(catalogue):
+    count, name = 60_000, "x" * 200
+    add_many(catalogue, count, name)
+    rows = Catalogue(catalogue.connection).changed(EARLIEST, LATEST)
+    tracemalloc.start()
+    try:
+        read = sum(1 for _ in rows)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert read == count
+    # The names alone, were they all held at once, take more than this.
+    assert peak < count * len(name) * 0.8
+
+
+@pytest.mark.parametrize("kind", POSTGRES_KINDS)
+def test_postgresql_keeps_the_rows_until_they_are_asked_for(new_catalogue, kind):
+    catalogue = new_catalogue(kind)
+    add_many(catalogue, 20_000, "x")
+    rows = Catalogue(catalogue.connection).changed(EARLIEST, LATEST)
+    next(rows)
+    with catalogue.engine.connect() as connection:
+        query = sa.text(
+            "select query from pg_stat_activity where datname = :name and pid != pg_backend_pid()"
+        )
+        (reading,) = connection.scalars(query, {"name": catalogue.connection.schema})
+    assert "FETCH FORWARD" in reading.upper()
+    rows.close()
+
+
+def test_a_row_given_twice_is_named(catalogue, statements):
+    catalogue.add("007", "u")
+    text = (statements / "changed.sql").read_text()
+    (statements / "changed.sql").write_text(
+        text.replace("from items", "from items, (select 1 union select 2) as x")
+    )
+    with pytest.raises(ConfigurationError, match=r"changed\.sql gives item 007 twice"):
+        list(Catalogue(catalogue.connection).changed(EARLIEST, LATEST))
+
+
+def test_numbers_of_a_shop_s_own_statement_become_texts(catalogue, statements):
+    catalogue.add("a", "u")
+    (statements / "changed.sql").write_text(
+        "select 7 as item_id, 1.5 as item_name, 30 as category_id, img_url from items where :start < :end"
+    )
+    assert list(Catalogue(catalogue.connection).changed(EARLIEST, LATEST)) == [Item("7", "1.5", "30", "u")]
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("select item_id, item_name, img_url from items", "does not give category_id"),
+        ("select item_id, item_name, category, img_url from items", "category"),
+        ("select * from articles", "articles"),
+        ("selec item_id from items", "selec"),
+        ("select * from items where registered_at > :since", "since"),
+    ],
+    ids=["column not given", "missing column", "missing table", "syntax", "unknown parameter"],
+)
+def test_a_statement_that_does_not_fit_is_named(catalogue, statements, statement, said):
+    (statements / "changed.sql").write_text(statement)
+    with pytest.raises(ConfigurationError, match=r"changed\.sql") as refused:
+        list(Catalogue(catalogue.connection).changed(EARLIEST, LATEST))
+    assert said in str(refused.value)
+
+
+def test_a_comment_may_hold_anything(catalogue, statements):
+    catalogue.add("a", "u")
+    text = (statements / "changed.sql").read_text()
+    (statements / "changed.sql").write_text(f"-- at 12:30 :not_a_parameter; drop table items\n{text}")
+    assert ids(Catalogue(catalogue.connection).changed(EARLIEST, LATEST)) == {"a"}
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(ConfigurationError, match=re.escape(str(tmp_path / "none.db"))):
+        Catalogue(Connection(CATALOG, "sqlite", schema=str(tmp_path / "none.db")))
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_a_file_that_is_no_database_is_refused(tmp_path):
+    (tmp_path / "text.db").write_text("item_id,item_name\n" * 100)
+    reader = Catalogue(Connection(CATALOG, "sqlite", schema=str(tmp_path / "text.db")))
+    with pytest.raises(ConfigurationError, match="not a database"):
+        list(reader.changed(EARLIEST, LATEST))
+
+
+def test_a_path_may_hold_what_means_something_in_a_uri(tmp_path, new_catalogue):
+    catalogue = new_catalogue("sqlite")
+    catalogue.add("a", "u")
+    odd = tmp_path / "100% new? #1 %20"
+    odd.mkdir()
+    path = Path(catalogue.connection.schema).rename(odd / "catalog.db")
+    assert ids(Catalogue(Connection(CATALOG, "sqlite", schema=str(path))).changed(EARLIEST, LATEST)) == {"a"}
+
+
+def test_a_locked_file_may_be_free_later(new_catalogue, monkeypatch):
+    catalogue = new_catalogue("sqlite")
+    connect = sqlite3.dbapi2.connect
+    impatient = {"timeout": 0}
+    monkeypatch.setattr(sqlite3.dbapi2, "connect", lambda *a, **k: connect(*a, **(k | impatient)))
+    holder = sqlite3.connect(catalogue.connection.schema)
+    holder.execute("begin exclusive")
+    with pytest.raises(ServiceUnavailableError, match="locked"):
+        list(Catalogue(catalogue.connection).changed(EARLIEST, LATEST))
+    holder.close()
+
+
+def test_an_unreachable_server_is_named_and_no_password(postgres_url):  # noqa: ARG001
+    port = free_port()
+    connection = Connection(
+        CATALOG, "postgres", host="127.0.0.1", port=port, login="reader", password="hunter2", schema="shop"
+    )
+    with pytest.raises(ServiceUnavailableError) as failed:
+        list(Catalogue(connection).changed(EARLIEST, LATEST))
+    assert f"127.0.0.1:{port}" in str(failed.value)
+    assert "hunter2" not in str(failed.value) + repr(failed.value.__cause__) + repr(connection)
+
+
+def test_a_connection_of_another_type_is_refused():
+    with pytest.raises(ConfigurationError, match="mysql"):
+        Catalogue(Connection(CATALOG, "mysql", host="h"))
+
+
+def test_both_indexes_are_recognised(catalogue):
+    assert Catalogue(catalogue.connection).missing_indexes() == []
+
+
+@pytest.mark.parametrize("kind", CATALOGUE_KINDS)
+def test_missing_indexes_are_told(new_catalogue, kind):
+    catalogue = new_catalogue(kind, indexes=False)
+    told = Catalogue(catalogue.connection).missing_indexes()
+    assert len(told) == 2
+    assert "(coalesce(updated_at, registered_at))" in told[0]
+    assert "(category_id)" in told[1]
+
+    # What it says is what it wants, spelled however.
+    for number, statement in enumerate(told):
+        catalogue.execute(statement.replace("…", f"it{number}").upper())
+    assert Catalogue(catalogue.connection).missing_indexes() == []
+
+
+@pytest.mark.parametrize("kind", CATALOGUE_KINDS)
+def test_other_indexes_do_not_count(new_catalogue, kind):
+    catalogue = new_catalogue(kind, indexes=False)
+    catalogue.execute("create index a on items (registered_at)")
+    catalogue.execute("create index b on items (registered_at, category_id)")
+    catalogue.execute("create index c on items (coalesce(registered_at, updated_at))")
+    assert len(Catalogue(catalogue.connection).missing_indexes()) == 2

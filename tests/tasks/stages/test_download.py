@@ -1,0 +1,517 @@
+import functools
+import hashlib
+import itertools
+import os
+import socket
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tasks import files
+from tasks.fetching import hosts
+from tasks.progress import Progress, silent
+from tasks.runs import packs
+from tasks.runs.run import Chunk, Plan
+from tasks.settings import Settings
+from tasks.stages import download
+from tests.plans import plan_over
+from tests.scripted_server import Reply, ScriptedServer
+
+MakePlan = Callable[..., Plan]
+
+
+@pytest.fixture
+def plan_of(tmp_path: Path) -> MakePlan:
+    return functools.partial(plan_over, tmp_path)
+
+
+@pytest.fixture
+def other_server() -> Iterator[ScriptedServer]:
+    with ScriptedServer() as server:
+        yield server
+
+
+@pytest.fixture
+def short_back_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hosts, "_FIRST_BACK_OFF", 0.02)
+
+
+def settings_for(*servers: ScriptedServer, **changed: Any) -> Settings:
+    return Settings(image_hosts=tuple(server.host for server in servers), **changed)
+
+
+def serve(server: ScriptedServer, count: int, prefix: str = "p", **reply: Any) -> list[str]:
+    """Serve `count` different pictures; return their URLs."""
+    for number in range(count):
+        server.answer(f"/{prefix}{number}", Reply(body=f"{prefix}{number}".encode(), **reply))
+    return [server.url(f"/{prefix}{number}") for number in range(count)]
+
+
+def pictures(chunk: Chunk) -> dict[str | None, dict[str, Any]]:
+    """The pack's rows by URL, each URL once."""
+    rows = list(packs.rows(chunk.pictures))
+    by_url = {row["img_url"]: row for row in rows}
+    assert len(by_url) == len(rows)
+    return by_url
+
+
+def test_downloading_stays_on_one_core_and_only_meanwhile(
+    image_server: ScriptedServer, plan_of: MakePlan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # whoever else downloads has the machine's locks
+    before = os.sched_getaffinity(0)
+    seen: list[set[int]] = []
+
+    def looking(rows: Any, *_: Any) -> Any:
+        seen.append(os.sched_getaffinity(0))
+        return rows
+
+    download.run(plan_of(serve(image_server, 3)).chunks[0], settings_for(image_server), looking)
+    assert [len(allowed) for allowed in seen] == [1]
+    assert os.sched_getaffinity(0) == before
+
+
+def test_each_url_is_fetched_once_and_described(image_server: ScriptedServer, plan_of: MakePlan) -> None:
+    urls = serve(image_server, 3)
+    gone = image_server.url("/gone")
+    chunk = plan_of([urls[0], urls[1], urls[0], urls[2], gone, urls[0], gone]).chunks[0]
+
+    statistics = download.run(chunk, settings_for(image_server))
+
+    assert Counter(request.path for request in image_server.requests) == {
+        "/p0": 1, "/p1": 1, "/p2": 1, "/gone": 1,
+    }  # fmt: skip
+    found = pictures(chunk)
+    assert set(found) == {*urls, gone}
+    for number, url in enumerate(urls):
+        content = f"p{number}".encode()
+        assert found[url] == {
+            "img_url": url,
+            "status": None,
+            "reason": None,
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "content": content,
+        }
+    assert found[gone] == {
+        "img_url": gone,
+        "status": "gone",
+        "reason": "the server answered 404",
+        "sha256": None,
+        "content": None,
+    }
+    assert sum(statistics.pop("split").values()) == pytest.approx(statistics["seconds"])
+    assert 0 < statistics.pop("seconds") < 5
+    assert statistics == {"items": 7, "pictures": 4, "bytes": 6, "requests": 4}
+    assert {key: packs.statistics(chunk.pictures)[key] for key in statistics} == statistics
+
+
+def test_a_chunk_takes_its_own_items_alone(image_server: ScriptedServer, plan_of: MakePlan) -> None:
+    urls = serve(image_server, 6)
+    first, second = plan_of(urls, bounds=(0, 2, 6)).chunks
+    download.run(second, settings_for(image_server))
+    assert set(pictures(second)) == set(urls[2:])
+    assert not first.pictures.exists()
+
+
+def test_the_pack_is_taken_as_it_is_the_second_time(image_server: ScriptedServer, plan_of: MakePlan) -> None:
+    chunk = plan_of(serve(image_server, 3)).chunks[0]
+    statistics = download.run(chunk, settings_for(image_server))
+    before = chunk.pictures.stat()
+
+    assert download.run(chunk, settings_for(image_server)) == statistics
+    assert len(image_server.requests) == 3
+    assert chunk.pictures.stat() == before
+
+
+def test_what_is_no_url_costs_no_request(image_server: ScriptedServer, plan_of: MakePlan) -> None:
+    bad = [None, "", "a.jpg", "ftp://127.0.0.1/a.jpg", image_server.url("/" + "a" * 9000), "http://[::1"]
+    blocked = f"http://127.0.0.1:{image_server.port + 1}/a.jpg"
+    good = serve(image_server, 1)
+    chunk = plan_of([*bad, None, blocked, *good]).chunks[0]
+
+    statistics = download.run(chunk, settings_for(image_server))
+
+    found = pictures(chunk)
+    assert {found[url]["status"] for url in bad} == {"invalid_url"}
+    assert all(found[url]["reason"] for url in bad)
+    assert found[blocked]["status"] == "blocked_address"
+    assert found[good[0]]["content"] == b"p0"
+    assert len(image_server.requests) == 1
+    assert statistics["pictures"] == 8
+
+
+def test_nothing_to_fetch_is_a_pack_too(plan_of: MakePlan) -> None:
+    chunk = plan_of([None]).chunks[0]
+    assert download.run(chunk, Settings(image_hosts=("*",)))["requests"] == 0
+    assert list(pictures(chunk)) == [None]
+
+
+@pytest.mark.usefixtures("short_back_off")
+def test_what_may_pass_is_tried_again(image_server: ScriptedServer, plan_of: MakePlan) -> None:
+    bad, limited, good = Reply(503), Reply(429), Reply(body=b"photo")
+    image_server.answer("/second", bad, good)
+    image_server.answer("/third", bad, limited, good)
+    image_server.answer("/never", bad)
+    image_server.answer("/limited", limited)
+    image_server.answer("/forbidden", Reply(403))
+    paths = ["/second", "/third", "/never", "/limited", "/forbidden"]
+    chunk = plan_of([image_server.url(path) for path in paths]).chunks[0]
+
+    statistics = download.run(chunk, settings_for(image_server, download_attempts=3))
+
+    asked = {"/second": 2, "/third": 3, "/never": 3, "/limited": 3, "/forbidden": 1}
+    assert Counter(request.path for request in image_server.requests) == asked
+    assert statistics["requests"] == sum(asked.values())
+    found = {url.removeprefix(image_server.url("")): row for url, row in pictures(chunk).items() if url}
+    assert {path: row["status"] for path, row in found.items()} == {
+        "/second": None,
+        "/third": None,
+        "/never": "unreachable",
+        "/limited": "rate_limited",
+        "/forbidden": "forbidden",
+    }
+    assert found["/second"]["content"] == found["/third"]["content"] == b"photo"
+
+
+@pytest.mark.usefixtures("short_back_off")
+def test_an_answer_that_is_cut_is_tried_again(image_server: ScriptedServer, plan_of: MakePlan) -> None:
+    """Alone on its server, so that no connection is kept, on which it would be asked for once more."""
+    image_server.answer("/cut", lambda exchange: exchange.reset())
+    chunk = plan_of([image_server.url("/cut")]).chunks[0]
+
+    assert download.run(chunk, settings_for(image_server, download_attempts=3))["requests"] == 3
+
+    assert len(image_server.requests) == 3
+    assert [row["status"] for row in pictures(chunk).values()] == ["unreachable"]
+
+
+def test_the_pauses_between_tries_grow(
+    image_server: ScriptedServer, plan_of: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hosts, "_FIRST_BACK_OFF", 0.1)
+    image_server.answer("/never", Reply(500))
+    chunk = plan_of([image_server.url("/never")]).chunks[0]
+    download.run(chunk, settings_for(image_server, download_attempts=4))
+
+    at = [request.at for request in image_server.requests]
+    pauses = [after - before for before, after in itertools.pairwise(at)]
+    for number, pause in enumerate(pauses):
+        assert pause >= 0.05 * 2**number
+
+
+def test_a_host_gets_only_so_many_at_once(image_server: ScriptedServer, plan_of: MakePlan) -> None:
+    chunk = plan_of(serve(image_server, 24, delay=0.03)).chunks[0]
+    download.run(chunk, settings_for(image_server, downloads=12, downloads_per_host=4))
+    assert image_server.most_at_once == 4
+    assert image_server.connections <= 4
+
+
+def test_hosts_are_limited_one_by_one(
+    image_server: ScriptedServer, other_server: ScriptedServer, plan_of: MakePlan
+) -> None:
+    urls = serve(image_server, 8, delay=0.2) + serve(other_server, 8, delay=0.2)
+    started = time.monotonic()
+    download.run(
+        plan_of(urls).chunks[0], settings_for(image_server, other_server, downloads=8, downloads_per_host=4)
+    )
+    assert time.monotonic() - started < 0.75, "one after the other they would take 0.8 s"
+    assert image_server.most_at_once == other_server.most_at_once == 4
+
+
+def test_a_host_gets_only_so_many_a_second(image_server: ScriptedServer, plan_of: MakePlan) -> None:
+    chunk = plan_of(serve(image_server, 13)).chunks[0]
+    download.run(chunk, settings_for(image_server, requests_per_second_per_host=25))
+    at = sorted(request.at for request in image_server.requests)
+    assert at[-1] - at[0] >= 12 / 25 - 0.05
+    # Nor does any stretch of it burst; a late arrival shortens the gap after it a little.
+    assert all(late - early >= 4 / 25 - 0.05 for early, late in zip(at, at[4:], strict=False))
+
+
+def test_a_slow_host_does_not_hold_up_the_others(
+    image_server: ScriptedServer, other_server: ScriptedServer, plan_of: MakePlan
+) -> None:
+    slow, fast = serve(image_server, 4, delay=0.6), serve(other_server, 40)
+    download.run(
+        plan_of(slow + fast).chunks[0],
+        settings_for(image_server, other_server, downloads=4, downloads_per_host=2),
+    )
+    first_slow_answer = sorted(request.at for request in image_server.requests)[2]
+    assert max(request.at for request in other_server.requests) < first_slow_answer
+    assert len(image_server.requests) == 4
+
+
+def test_retry_after_is_kept_for_the_host_and_no_other(
+    image_server: ScriptedServer, other_server: ScriptedServer, plan_of: MakePlan
+) -> None:
+    busy, rest = serve(image_server, 4), serve(other_server, 20)
+    image_server.answer("/p0", Reply(429, headers={"Retry-After": "1"}), Reply(body=b"at last"))
+    started = time.monotonic()
+    # One thread: it too must not sleep while another host has work.
+    chunk = plan_of(busy + rest).chunks[0]
+    download.run(chunk, settings_for(image_server, other_server, downloads=1))
+
+    first, *others = [request.at for request in image_server.requests]
+    assert min(others) - first >= 1
+    assert len(others) == 4
+    assert max(request.at for request in other_server.requests) - started < 0.9
+    assert pictures(chunk)[busy[0]]["content"] == b"at last"
+
+
+def test_retry_after_is_kept_where_the_url_itself_has_no_try_left(
+    image_server: ScriptedServer, plan_of: MakePlan
+) -> None:
+    urls = serve(image_server, 2)
+    image_server.answer("/p0", Reply(503, headers={"Retry-After": "1"}))
+    chunk = plan_of(urls).chunks[0]
+    download.run(chunk, settings_for(image_server, download_attempts=1, downloads_per_host=1))
+
+    first, second = [request.at for request in image_server.requests]
+    assert second - first >= 1
+    assert pictures(chunk)[urls[0]]["status"] == "unreachable"
+    assert pictures(chunk)[urls[1]]["content"] == b"p1"
+
+
+def test_a_host_that_wants_hours_is_left_to_a_later_run(
+    image_server: ScriptedServer, other_server: ScriptedServer, plan_of: MakePlan
+) -> None:
+    rest = serve(other_server, 3)
+    for number in range(50):
+        image_server.answer(f"/p{number}", Reply(429, headers={"Retry-After": "7200"}))
+    busy = [image_server.url(f"/p{number}") for number in range(50)]
+    chunk = plan_of(busy + rest).chunks[0]
+    started = time.monotonic()
+
+    statistics = download.run(chunk, settings_for(image_server, other_server, downloads_per_host=2))
+
+    assert time.monotonic() - started < 2
+    assert len(image_server.requests) <= 2, "it was asked once by each of two threads at most"
+    assert statistics["requests"] == len(image_server.requests) + 3
+    found = pictures(chunk)
+    assert {found[url]["status"] for url in busy} == {"rate_limited"}
+    assert all("left alone for 7200 s" in found[url]["reason"] for url in busy)
+    assert all(found[url]["content"] for url in rest)
+
+
+@pytest.fixture
+def refusing() -> Iterator[str]:
+    """A host that refuses every connection: its port is taken, and nobody listens."""
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{taken.getsockname()[1]}"
+
+
+def urls_of(host: str, count: int) -> list[str]:
+    return [f"http://{host}/p{number}" for number in range(count)]
+
+
+def test_a_dead_host_is_given_up_while_the_others_go_on(
+    image_server: ScriptedServer, plan_of: MakePlan, refusing: str
+) -> None:
+    dead, healthy = urls_of(refusing, 60), serve(image_server, 10)
+    chunk = plan_of(dead + healthy).chunks[0]
+    # One thread: it too must not wait for the dead host while the other has work.
+    options = Settings(image_hosts=(refusing, image_server.host), host_patience=1, downloads=1)
+    started = time.monotonic()
+
+    statistics = download.run(chunk, options)
+
+    assert 1 <= time.monotonic() - started < 10
+    found = pictures(chunk)
+    assert set(list(found)[:10]) == set(healthy), "they did not wait for it"
+    assert all(found[url]["content"] for url in healthy)
+    assert {found[url]["status"] for url in dead} == {"unreachable"}
+    assert len({found[url]["reason"] for url in dead}) == 1
+    failures = statistics["requests"] - len(healthy)
+    assert 5 <= failures < 60
+    for part in (f"{failures} failures of {refusing} in 1.", "Connection refused", "left alone for 5 min"):
+        assert part in found[dead[0]]["reason"]
+
+
+def test_a_host_of_a_few_urls_uses_up_their_attempts(
+    image_server: ScriptedServer,
+    plan_of: MakePlan,
+    short_back_off: None,  # noqa: ARG001
+) -> None:
+    paths = [f"/busy{number}" for number in range(4)]
+    for path in paths:
+        image_server.answer(path, Reply(503))
+    chunk = plan_of([image_server.url(path) for path in paths]).chunks[0]
+    download.run(chunk, settings_for(image_server, host_patience=0.001))
+    assert [image_server.count(path) for path in paths] == [3, 3, 3, 3]
+    assert {row["reason"] for row in pictures(chunk).values()} == {"the server answered 503"}
+
+
+@pytest.mark.usefixtures("short_back_off")
+def test_a_host_that_fails_now_and_then_is_not_given_up(
+    image_server: ScriptedServer, plan_of: MakePlan
+) -> None:
+    """Four of five answers are 503: each good one in between says that it is alive."""
+    paths = [f"/p{number}" for number in range(40)]
+    for number, path in enumerate(paths):
+        image_server.answer(path, Reply(503) if number % 5 else Reply(body=b"photo"))
+    chunk = plan_of([image_server.url(path) for path in paths]).chunks[0]
+    download.run(
+        chunk,
+        settings_for(image_server, host_patience=0.001, download_attempts=1, downloads_per_host=1),
+    )
+    assert [image_server.count(path) for path in paths] == [1] * 40
+    found = pictures(chunk)
+    assert [found[image_server.url(path)]["status"] for path in paths] == [
+        "unreachable" if number % 5 else None for number in range(40)
+    ]
+
+
+def test_what_one_chunk_learned_of_a_host_the_next_ones_use(
+    image_server: ScriptedServer, other_server: ScriptedServer, plan_of: MakePlan, refusing: str
+) -> None:
+    dead, healthy = urls_of(refusing, 12), serve(image_server, 4)
+    for number in range(4):
+        other_server.answer(f"/p{number}", Reply(429, headers={"Retry-After": "7200"}))
+    busy = [other_server.url(f"/p{number}") for number in range(4)]
+    hosts_of = (refusing, image_server.host, other_server.host)
+    first, second = plan_of(
+        dead[:6] + busy[:2] + healthy[:2] + dead[6:] + busy[2:] + healthy[2:], bounds=(0, 10, 20)
+    ).chunks
+
+    download.run(first, Settings(image_hosts=hosts_of, host_patience=0.2))
+    asked = len(other_server.requests)
+    started = time.monotonic()
+    statistics = download.run(second, Settings(image_hosts=hosts_of))
+
+    assert time.monotonic() - started < 5, "patience alone would be 15 s"
+    assert statistics["requests"] == 2
+    assert len(other_server.requests) == asked
+    before, after = pictures(first), pictures(second)
+    for urls, status in ((dead, "unreachable"), (busy, "rate_limited")):
+        rows = [{**before, **after}[url] for url in urls]
+        assert {row["status"] for row in rows} == {status}
+        assert len({row["reason"] for row in rows}) == 1, "the later chunk says what was found"
+    assert all(after[url]["content"] for url in healthy[2:])
+    notes = {
+        note["host"]: note for note in map(files.read_json, (first.plan.folder / "left_alone").iterdir())
+    }
+    assert set(notes) == {refusing, other_server.host}
+    minutes = {
+        host: (datetime.fromisoformat(note["until"]) - datetime.now(UTC)).total_seconds() / 60
+        for host, note in notes.items()
+    }
+    assert 4 < minutes[refusing] <= 5
+    assert 119 < minutes[other_server.host] <= 120
+
+
+def test_a_damaged_note_of_a_host_counts_as_none(image_server: ScriptedServer, plan_of: MakePlan) -> None:
+    image_server.answer("/p0", Reply(429, headers={"Retry-After": "7200"}))
+    first, second = plan_of([image_server.url("/p0"), *serve(image_server, 1, "q")], bounds=(0, 1, 2)).chunks
+    download.run(first, settings_for(image_server))
+    (note,) = (first.plan.folder / "left_alone").iterdir()
+    note.write_bytes(note.read_bytes()[:-20])
+    download.run(second, settings_for(image_server))
+    assert [row["content"] for row in pictures(second).values()] == [b"q0"]
+
+
+def slow(results: Iterable[Any], *_: object) -> Iterator[Any]:
+    """A pack's writer that is slower than any image server."""
+    for result in results:
+        time.sleep(0.05)
+        yield result
+
+
+@pytest.mark.parametrize(
+    ("cause", "delay", "a_second", "progress"),
+    [
+        ("waiting for image servers", 0.3, 500, silent),
+        ("waiting for hosts' turns", 0.0, 10, silent),
+        ("writing", 0.0, 500, slow),
+    ],
+)
+def test_the_split_names_what_the_stage_waits_for(
+    image_server: ScriptedServer,
+    plan_of: MakePlan,
+    cause: str,
+    delay: float,
+    a_second: float,
+    progress: Progress,
+) -> None:
+    chunk = plan_of(serve(image_server, 16, delay=delay)).chunks[0]
+    options = settings_for(image_server, downloads=4, requests_per_second_per_host=a_second)
+    statistics = download.run(chunk, options, progress)
+    split = statistics["split"]
+    assert set(split) == {
+        "computing", "waiting for image servers", "waiting for hosts' turns", "writing"
+    }  # fmt: skip
+    assert sum(split.values()) == pytest.approx(statistics["seconds"])
+    assert max(split, key=lambda name: split[name]) == cause
+    assert min(split.values()) >= 0
+
+
+def test_a_stage_without_a_request_has_a_split_too(plan_of: MakePlan) -> None:
+    statistics = download.run(plan_of([None]).chunks[0], Settings(image_hosts=("*",)))
+    assert sum(statistics["split"].values()) == pytest.approx(statistics["seconds"])
+
+
+def downloading_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if "_fetch_from" in thread.name]
+
+
+def test_what_breaks_off_leaves_nothing_and_can_be_done_again(
+    image_server: ScriptedServer, plan_of: MakePlan
+) -> None:
+    chunk = plan_of(serve(image_server, 40, delay=0.01)).chunks[0]
+    options = settings_for(image_server, downloads=4)
+
+    def breaking(results: Iterable[Any], *_: object) -> Iterator[Any]:
+        for number, result in enumerate(results):
+            if number == 5:
+                assert downloading_threads()
+                raise KeyboardInterrupt
+            yield result
+
+    with pytest.raises(KeyboardInterrupt):
+        download.run(chunk, options, breaking)
+    assert list(chunk.folder.iterdir()) == []
+    assert downloading_threads() == []
+
+    assert download.run(chunk, options)["pictures"] == 40
+    assert [path.name for path in chunk.folder.iterdir()] == ["pictures.parquet"]
+
+
+def test_an_error_in_a_thread_is_the_stages_own(
+    image_server: ScriptedServer, plan_of: MakePlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    really = download.Fetcher.fetch
+
+    def fetch(self: Any, url: str) -> Any:
+        if url.endswith("/p7"):
+            raise ZeroDivisionError("a fault of ours")
+        return really(self, url)
+
+    monkeypatch.setattr(download.Fetcher, "fetch", fetch)
+    chunk = plan_of(serve(image_server, 30)).chunks[0]
+    with pytest.raises(ZeroDivisionError, match="a fault of ours"):
+        download.run(chunk, settings_for(image_server))
+    assert not chunk.pictures.exists()
+    assert downloading_threads() == []
+
+
+def test_no_more_is_fetched_than_the_writer_takes(image_server: ScriptedServer, plan_of: MakePlan) -> None:
+    """Memory holds what threads have and what waits for the writer, however long the chunk."""
+    chunk = plan_of(serve(image_server, 60)).chunks[0]
+    seen_while_waiting = []
+
+    def slow_writer(results: Iterable[Any], *_: object) -> Iterator[Any]:
+        for number, result in enumerate(results):
+            if number == 0:
+                time.sleep(0.4)
+                seen_while_waiting.append(len(image_server.requests))
+            yield result
+
+    download.run(chunk, settings_for(image_server, downloads=4), slow_writer)
+    assert seen_while_waiting[0] <= 1 + 4 + 4
+    assert len(image_server.requests) == 60

@@ -1,0 +1,124 @@
+"""Whole runs without Airflow: how the stages of several chunks go side by side, and end together."""
+
+import json
+import time
+
+import pytest
+
+from local_stack.garments import draw
+from tasks.errors import ConfigurationError, ServiceUnavailableError
+from tasks.runs import reports
+from tasks.runs.run import Request
+from tasks.stages import pipeline
+from tests.scripted_server import Reply
+
+CATEGORY = "00000010"
+ITEMS = ("a", "b", "c")
+
+
+pytestmark = pytest.mark.usefixtures("model_version")
+
+
+@pytest.fixture
+def run(sqlite_shop, image_server, monkeypatch, loaded_model):
+    """Runs all items, one a chunk, and gives the report."""
+    for stage in ("extract", "pipeline"):
+        monkeypatch.setattr(f"tasks.{stage}.load", lambda _: loaded_model)
+    for seed, item_id in enumerate(ITEMS):
+        image_server.answer(f"/{item_id}.jpg", Reply(body=draw(CATEGORY, seed).data))
+        sqlite_shop.stock(item_id, img_url=image_server.url(f"/{item_id}.jpg"))
+    request = Request("pipeline", "run", category_ids=(CATEGORY,))
+    settings = sqlite_shop.settings(image_hosts=(image_server.host,), chunk_size=1)
+
+    def run():
+        try:
+            return pipeline.run(request, settings, sqlite_shop.services)
+        finally:
+            run.report = json.loads(reports.path(request, settings).read_text())
+
+    return run
+
+
+def after(stage, monkeypatch, what):
+    """Have `what` called with a chunk's number before the stage does the chunk."""
+    real = stage.run
+
+    def watched(chunk, *arguments):
+        what(chunk.number)
+        return real(chunk, *arguments)
+
+    monkeypatch.setattr(stage, "run", watched)
+
+
+def until(holds):
+    deadline = time.monotonic() + 30
+    while not holds():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.01)
+
+
+def test_the_next_chunk_downloads_and_the_last_one_is_written_while_one_is_computed(
+    run, sqlite_shop, image_server, monkeypatch
+):
+    asked = image_server.requests
+
+    def computing(number):
+        if number < 2:
+            until(lambda: f"/{ITEMS[number + 1]}.jpg" in {request.path for request in asked})
+        if number > 0:
+            until(
+                lambda: sqlite_shop.client.get(index=sqlite_shop.index, id=ITEMS[number - 1])["_version"] > 1
+            )
+
+    after(pipeline.extract, monkeypatch, computing)
+    assert run()["counts"] == {"indexed": 3}
+    assert sorted(request.path for request in asked) == ["/a.jpg", "/b.jpg", "/c.jpg"]
+
+
+def test_an_index_that_refuses_ends_the_run_before_the_last_chunk(run, sqlite_shop, monkeypatch):
+    blocked = {"index.blocks.write": True}
+    sqlite_shop.client.indices.put_settings(index=sqlite_shop.index, settings=blocked)
+    computed = []
+    after(pipeline.extract, monkeypatch, computed.append)
+    with pytest.raises(ConfigurationError, match="block"):
+        run()
+    assert run.report["counts"] == {"unfinished": 3}
+    assert 2 not in computed
+
+    blocked = {"index.blocks.write": False}
+    sqlite_shop.client.indices.put_settings(index=sqlite_shop.index, settings=blocked)
+    assert run()["counts"] == {"indexed": 3}
+
+
+@pytest.mark.parametrize("failing", [0, 1, 2])
+@pytest.mark.parametrize("stage", ["download", "extract", "index"])
+def test_an_error_of_any_stage_comes_out_and_the_next_run_does_the_rest(stage, failing, run, monkeypatch):
+    def fail(number):
+        if number == failing:
+            raise ServiceUnavailableError(f"{stage} of {number}")
+
+    with monkeypatch.context() as patched:
+        after(getattr(pipeline, stage), patched, fail)
+        with pytest.raises(ServiceUnavailableError, match=f"{stage} of {failing}"):
+            run()
+    counts = run.report["counts"]
+    assert sum(counts.values()) == run.report["planned"] == 3
+    assert counts["unfinished"] >= 1
+    counts = run()["counts"]
+    assert sum(counts.values()) == 3
+    assert counts.keys() <= {"indexed", "current"}
+
+
+def test_who_has_had_enough_waits_for_no_chunk(run, monkeypatch):
+    fetched = []
+
+    def enough(number):
+        if number == 0:
+            raise KeyboardInterrupt
+
+    after(pipeline.extract, monkeypatch, enough)
+    after(pipeline.download, monkeypatch, fetched.append)
+    with pytest.raises(KeyboardInterrupt):
+        run()
+    assert run.report["counts"] == {"unfinished": 3}
+    assert 2 not in fetched
