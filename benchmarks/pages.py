@@ -60,7 +60,7 @@ def measure(rounds: int) -> list[Figure]:
     """
     with ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
-        environment = surroundings(folder, folder / "catalog.db", "pictures.example", ending)
+        environment = surroundings(folder, folder / "catalogue.db", "pictures.example", ending)
         search, index = index_of_our_own(environment, ending)
         settings = Settings.load()
         version = feature_version(settings)

@@ -24,7 +24,7 @@ from tasks.search.index import SearchIndex
 from tasks.search.mapping import FEATURE, FIELDS, URL, VERSION
 from tasks.settings import Settings
 from tasks.shop.catalogue import Catalogue
-from tasks.shop.connections import CATALOG, SEARCH, Connection, Services
+from tasks.shop.connections import CATALOGUE, SEARCH, Connection, Services
 from tasks.stages import plan
 
 CURRENT = 100_000
@@ -191,7 +191,7 @@ def _sqlite(shop: VolumeShop) -> Iterator[Mapping[int, Connection]]:
             for index in indexes:
                 database.execute(index)
             database.commit()
-    yield {size: Connection(CATALOG, "sqlite", schema=str(path)) for size, path in paths.items()}
+    yield {size: Connection(CATALOGUE, "sqlite", schema=str(path)) for size, path in paths.items()}
     for path in paths.values():
         path.unlink()
 
@@ -238,7 +238,7 @@ def _filled(server: sa.URL, size: int) -> Connection:
         ):
             cursor.execute(statement)
     return Connection(
-        CATALOG,
+        CATALOGUE,
         "postgres",
         host=str(server.query.get("host", server.host)),
         port=server.port,

@@ -86,5 +86,5 @@ def machine() -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with files.appearing_whole(path) as temporary:
+    with files.atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")

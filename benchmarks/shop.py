@@ -17,7 +17,7 @@ from local_stack.elasticsearch import Elasticsearch, data_folder, server_url_fro
 from local_stack.shop import Shop
 from tasks.search.client import client
 from tasks.search.index import SearchIndex
-from tasks.shop.connections import CATALOG, SEARCH, Connection
+from tasks.shop.connections import CATALOGUE, SEARCH, Connection
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def surroundings(folder: Path, catalogue: Path, image_hosts: str, ending: ExitSt
         ServiceUnavailableError: Elasticsearch did not come up.
     """
     environment = {
-        f"AIRFLOW_CONN_{CATALOG.upper()}": f"sqlite:///{catalogue}",
+        f"AIRFLOW_CONN_{CATALOGUE.upper()}": f"sqlite:///{catalogue}",
         f"AIRFLOW_CONN_{SEARCH.upper()}": server_url_from_environment()
         or _start_elasticsearch(folder, ending),
         "FEATURES_DATA_DIR": str(folder / "data"),

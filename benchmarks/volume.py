@@ -50,7 +50,7 @@ class VolumeShop:
     def stock(self, urls: Sequence[str]) -> None:
         """Begin again with an item for each URL: the catalogue, and the core server's documents."""
         rows = [(f"{number:010}", f"item {number}", CATEGORY, url) for number, url in enumerate(urls)]
-        with closing(sqlite3.connect(self.folder / "catalog.db")) as catalogue, catalogue:
+        with closing(sqlite3.connect(self.folder / "catalogue.db")) as catalogue, catalogue:
             catalogue.execute("DELETE FROM items")
             catalogue.executemany(
                 "INSERT INTO items VALUES (?, ?, ?, ?, '2026-10-01 00:00:00.000000', NULL)", rows
@@ -129,9 +129,9 @@ def volume_shop(
     with ExitStack() as ending:
         folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="benchmark-")))
         server, port = ending.enter_context(photo_server(photos, folder, latency))
-        with closing(sqlite3.connect(folder / "catalog.db")) as catalogue:
+        with closing(sqlite3.connect(folder / "catalogue.db")) as catalogue:
             catalogue.executescript(SCHEMA)
         hosts = ",".join([f"127.0.0.1:{port}", f"localhost:{port}", *image_hosts])
-        environment = surroundings(folder, folder / "catalog.db", hosts, ending)
+        environment = surroundings(folder, folder / "catalogue.db", hosts, ending)
         search, index = index_of_our_own(environment, ending)
         yield VolumeShop(folder, environment, search, index, server, f"127.0.0.1:{port}", f"localhost:{port}")

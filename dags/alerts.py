@@ -1,6 +1,7 @@
-"""Word to people when a night needs them, by the channels that are set up: a webhook, e-mail, or both.
+"""Alerts when a nightly run fails or is overdue, by the channels that are configured: a webhook, e-mail, or
+both.
 
-The texts hold what strangers wrote, such as a host's answer, so they never pass through a template.
+The texts quote strangers, such as a host's answer, so they never pass through a template.
 """
 
 from __future__ import annotations
@@ -24,32 +25,32 @@ WEBHOOK = "feature_alerts_webhook"
 MAIL = "feature_alerts_mail"
 """The SMTP connection, with `from_email` in its extra; FEATURES_ALERT_MAIL_TO says who gets the mail."""
 
-Kind = Literal["failed", "late"]
-"""What word goes out of; docs/runbook.md says what to do then."""
+Kind = Literal["failed", "overdue"]
+"""What an alert is about; docs/runbook.md says what to do then."""
 
 log = logging.getLogger(__name__)
 
 
-def night_failed(context: Context) -> None:
-    """Tell that the run failed, and why; called once, when its last task has failed for good."""
+def run_failed(context: Context) -> None:
+    """Alert that the run failed, and why; called once, when its last task has failed for good."""
     run = context["dag_run"]
-    _tell(run.dag_id, run.run_id, "failed", str(context.get("exception") or "its last task was killed"))
+    _notify(run.dag_id, run.run_id, "failed", str(context.get("exception") or "its last task was killed"))
 
 
-def night_late(context: Mapping[str, Any]) -> None:
-    """Tell that the run is not done although its deadline has passed."""
+def run_overdue(context: Mapping[str, Any]) -> None:
+    """Alert that the run is not done although its deadline has passed."""
     run = context["dag_run"]
     hours = Settings.load().nightly_deadline_hours
-    _tell(
+    _notify(
         run["dag_id"],
         run["dag_run_id"],
-        "late",
+        "overdue",
         f"The run is not done {hours:g} hours after it was queued (FEATURES_NIGHTLY_DEADLINE_HOURS). "
-        "Its tasks show what it waits for.",
+        "Its tasks show what it is waiting for.",
     )
 
 
-def _tell(dag: str, run: str, what: Kind, why: str) -> None:
+def _notify(dag: str, run: str, what: Kind, why: str) -> None:
     from airflow.providers.http.notifications.http import HttpNotifier
 
     title, link = f"{dag}: {what}", _link(dag, run)
@@ -61,7 +62,7 @@ def _tell(dag: str, run: str, what: Kind, why: str) -> None:
     if _is_set_up(MAIL):
         ways.append(partial(_mail, title, text))
     if not ways:
-        log.info("Nobody is told: there is neither a connection %s nor %s.", WEBHOOK, MAIL)
+        log.info("No alert is sent: there is neither a connection %s nor %s.", WEBHOOK, MAIL)
     with ExitStack() as all_tried:
         # Each is tried, whatever becomes of the other one; an error still ends in the log.
         for way in ways:

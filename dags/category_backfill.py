@@ -1,18 +1,18 @@
 """
 # Category backfill
 
-Gives every item of some categories its picture feature, as far as it is not current.
+Gives every item of the chosen categories its picture feature, unless the feature is current.
 
-1. **plan** reads the catalogue, leaves out what the index has already, and splits the rest into chunks.
+1. **plan** reads the catalogue, skips what the index has already, and splits the rest into chunks.
 2. **features**, for each chunk: **download**, **extract**, **index**.
-3. **summarise** counts what became of every item, writes `report.json`, and fails the run if an item is
+3. **summarise** counts the items by status, writes `report.json`, and fails the run if an item is
    unfinished or more items failed than `FEATURES_FAILURE_BUDGET` allows.
 
-**Safe to press twice.** What is current is skipped, so a second run does only what is left; `force` does
-everything again, as after a picture was replaced under the same URL.
+**Safe to start twice.** Current features are skipped, so a second run does only the rest; `force` recomputes
+everything, for example after pictures were replaced under the same URL.
 
-**Look first.** `dry_run` counts the items, how many are current, and what traffic and time to expect.
-Nothing is touched.
+**Preview.** `dry_run` counts the items and those already current, and estimates traffic and time.
+Nothing is fetched or written.
 """
 
 from __future__ import annotations
@@ -31,7 +31,9 @@ def _request(context: Context) -> Request:
     start, end = params["registered_from"], params["registered_to"]
     category_ids = filled_in(params["category_ids"])
     if not category_ids:
-        raise ConfigurationError("No category is given. Name one or more, one a line, such as 00000030.")
+        raise ConfigurationError(
+            "No category is given. Enter one or more category ids, one per line, such as 00000030."
+        )
     return Request(
         dag=context["dag_run"].dag_id,
         run=context["dag_run"].run_id,
@@ -45,7 +47,7 @@ def _request(context: Context) -> Request:
 
 with DAG(
     dag_id="category_backfill",
-    description="Picture features for the items of some categories",
+    description="Picture features for the items of chosen categories",
     doc_md=__doc__,
     schedule=None,
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
@@ -56,7 +58,7 @@ with DAG(
         "category_ids": Param(
             type="array",
             title="Categories",
-            description="Category ids of 8 digits, one a line, such as 00000030.",
+            description="Category ids of 8 digits, one per line, such as 00000030.",
             items={"type": "string", "pattern": "^([0-9]{8})?$"},
             minItems=1,
         ),
@@ -65,26 +67,26 @@ with DAG(
             type=["null", "string"],
             format="date-time",
             title="Registered from",
-            description="Only items registered at this time or later. Empty: from the beginning.",
+            description="Only items registered at or after this time. Empty: no lower bound.",
         ),
         "registered_to": Param(
             None,
             type=["null", "string"],
             format="date-time",
             title="Registered before",
-            description="Only items registered before this time. Empty: without an end.",
+            description="Only items registered before this time. Empty: no upper bound.",
         ),
         "dry_run": Param(
             False,
             type="boolean",
-            title="Only look",
-            description="Count the items and say what to expect; nothing is fetched or written.",
+            title="Preview (dry run)",
+            description="Count the items and estimate traffic and time; nothing is fetched or written.",
         ),
         "force": Param(
             False,
             type="boolean",
-            title="Again from the start",
-            description="Fetch and compute again even what is current, as after pictures were replaced.",
+            title="Recompute even if current",
+            description="Fetch and compute everything again, as after pictures were replaced at their URLs.",
         ),
     },
 ):

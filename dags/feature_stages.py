@@ -25,7 +25,7 @@ from airflow.sdk import (
 )
 from airflow.sdk.exceptions import AirflowNotFoundException
 
-from tasks.progress import Progress, told
+from tasks.progress import Progress, reported
 from tasks.runs.run import Chunk, Plan, Request
 from tasks.settings import Settings
 from tasks.shop.connections import LEDGER, Services
@@ -167,7 +167,7 @@ def _chunk(value: dict[str, Any]) -> Chunk:
 def _progress() -> Progress:
     """What a person who watches the task sees in its Task State Store tab."""
     store = get_current_context()["task_state_store"]
-    return told(lambda words: store.set("progress", words))
+    return reported(lambda words: store.set("progress", words))
 
 
 def _services() -> Services:

@@ -1,7 +1,7 @@
 """
 # Housekeeping
 
-Removes what old runs left in the data dir, so that the disk does not fill up.
+Removes the files of old runs from the data dir, so that the disk does not fill up.
 
 1. **remove_expired** removes, in this order,
    - the plans, pictures and features of a run, `FEATURES_KEEP_DAYS` after they were last written to;
@@ -10,13 +10,14 @@ Removes what old runs left in the data dir, so that the disk does not fill up.
    - graphs kept for another model or another TensorFlow, `FEATURES_KEEP_DAYS` after a task last loaded them;
    - files that were never finished, or moved aside as damaged, after a day.
 
-**What stays.** All of a run that is queued or running. What else lies in the data dir is not touched, nor is
-the index: what a run has written there stays.
+**What stays.** Everything of a run that is queued or running, all other files in the data dir, and the
+index.
 
-**Clearing a task of an old run.** Once its plan is gone, its tasks fail and say so. Then clear `plan` with
-everything downstream: it plans anew what is not current.
+**Clearing a task of an old run.** Once its plan is gone, its tasks fail with a message that says so. Then
+clear `plan` with everything downstream: it makes a new plan of what is not current.
 
-**When it fails.** The log ends with what could not be removed. The rest was; the next hour tries again.
+**When it fails.** The log ends with what could not be removed; everything else was. The next hourly run tries
+again.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def remove_expired() -> dict[str, int]:
 
 with DAG(
     dag_id="housekeeping",
-    description="Removes what old runs left on disk",
+    description="Removes the files of old runs",
     doc_md=__doc__,
     # Away from the full hour and from half past, when the other DAGs begin.
     schedule="45 * * * *",

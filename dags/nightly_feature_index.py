@@ -38,7 +38,7 @@ from airflow.sdk import (
     SyncCallback,
 )
 
-from dags.alerts import night_failed, night_late
+from dags.alerts import run_failed, run_overdue
 from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages
 from tasks.runs.run import Request, caught_up, last_night
 from tasks.settings import Settings
@@ -98,10 +98,10 @@ with DAG(
     deadline=DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
         interval=timedelta(hours=Settings.load().nightly_deadline_hours),
-        callback=SyncCallback(night_late),
+        callback=SyncCallback(run_overdue),
         name="night",
     ),
     default_args=DEFAULT_ARGS,
     tags=TAGS,
 ):
-    feature_stages(_request, on_failure=night_failed)
+    feature_stages(_request, on_failure=run_failed)

@@ -1,21 +1,21 @@
 """
 # Retry of failed images
 
-Tries again what has no feature yet: the items in the ledger of failures.
+Retries the items in the ledger of failures, those that still have no feature.
 
-1. **plan** reads from the ledger which items are due, takes them from the catalogue as they are now, leaves
-   out what is current by now, and splits the rest into chunks.
+1. **plan** reads the due items from the ledger, takes their present rows from the catalogue, skips what is
+   current by now, and splits the rest into chunks.
 2. **features**, for each chunk: **download**, **extract**, **index**.
-3. **summarise** counts what became of every item, writes `report.json` and the ledger.
+3. **summarise** counts the items by status, writes `report.json` and the ledger.
 
 **When an item is due.** An hour after it failed for the first time, then after 2, 4, 8 and so on, at most 24
 hours; after ten runs it is given up and stays listed. What only a person can mend (a blocked address, a
-picture that is too large) does not come back by itself: docs/statuses.md tells each status. An item that
-succeeds, or leaves the catalogue, leaves the ledger; one whose URL changes begins anew.
+picture that is too large) does not come back by itself: docs/statuses.md explains each status. An item that
+succeeds, or leaves the catalogue, leaves the ledger; one whose URL changes starts again at the first attempt.
 
-**By hand.** Trigger the DAG with categories, statuses or item ids to try what matches all of these at once,
-due or not, given up or not: as after a host was allowed or a limit raised. With nothing filled in it does
-what is due.
+**By hand.** Trigger the DAG with categories, statuses or item ids to retry the items that match all of these,
+due or not, given up or not, for example after a host was allowed or a limit raised. With nothing filled in it
+retries what is due.
 
 **When it fails.** Items that fail once more do not fail a retry, however many they are; a task that fails
 does. Its log ends with what to do; the next hour tries again.
@@ -49,7 +49,7 @@ def _request(context: Context) -> Request:
 
 with DAG(
     dag_id="retry_failed_images",
-    description="Another try for the items that have no feature yet, hourly or chosen by hand",
+    description="Retries items without a feature, hourly or chosen by hand",
     doc_md=__doc__,
     # Half past, when the night that begins at midnight is planned.
     schedule="30 * * * *",
@@ -63,14 +63,14 @@ with DAG(
             [],
             type=["null", "array"],
             title="Categories",
-            description="Only items of these categories: ids of 8 digits, one a line, such as 00000030.",
+            description="Only items of these categories: ids of 8 digits, one per line, such as 00000030.",
             items={"type": "string", "pattern": "^([0-9]{8})?$"},
         ),
         "statuses": Param(
             [],
             type=["null", "array"],
             title="Statuses",
-            description="Only items that ended in one of these.",
+            description="Only items with one of these statuses.",
             items={"type": "string", "enum": IN_LEDGER},
             examples=IN_LEDGER,
         ),
@@ -78,7 +78,7 @@ with DAG(
             [],
             type=["null", "array"],
             title="Items",
-            description="Only these items: ids, one a line.",
+            description="Only these items: ids, one per line.",
             items={"type": "string"},
         ),
     },

@@ -45,7 +45,7 @@ def main() -> int:
 
 def _take(folder: Path) -> None:
     # A stack has room for what is set already; these pictures are to show the drawn shop alone.
-    for name in (stack.CATALOG_VARIABLE, stack.SEARCH_VARIABLE, "ELASTICSEARCH_URL", "FEATURES_INDEX"):
+    for name in (stack.CATALOGUE_VARIABLE, stack.SEARCH_VARIABLE, "ELASTICSEARCH_URL", "FEATURES_INDEX"):
         os.environ.pop(name, None)
     running = Stack.start(
         None,

@@ -1,6 +1,6 @@
 """A shop on one machine: its catalogue, its pictures, and the documents its core server writes.
 
-A shop's folder holds `catalog.db`, `shop.json` and, where we drew them, the pictures. `shop.json` is
+A shop's folder holds `catalogue.db`, `shop.json` and, where we drew them, the pictures. `shop.json` is
 written last: with it the shop is whole, without it the next call builds it again.
 """
 
@@ -105,7 +105,7 @@ class Shop:
         shelf = _draw_all(planned, pictures)
         (pictures / shelf[-3].img_path).unlink()
         _cut_short(pictures / shelf[-2].img_path)
-        _write_catalogue(folder / "catalog.db", shelf, port)
+        _write_catalogue(folder / "catalogue.db", shelf, port)
         return cls._finish(folder, made_from, pictures, port, (shelf[-1].item_id,))
 
     @classmethod
@@ -135,13 +135,13 @@ class Shop:
         items = list(_read_items(table, content, images))
         port = _choose_port(folder)
         _start_over(folder)
-        _write_catalogue(folder / "catalog.db", items, port)
+        _write_catalogue(folder / "catalogue.db", items, port)
         return cls._finish(folder, made_from, images, port, ())
 
     @classmethod
     def _ready(cls, folder: Path, made_from: str) -> "Shop | None":
         state = _read_state(folder)
-        if state.get("made_from") != made_from or not (folder / "catalog.db").is_file():
+        if state.get("made_from") != made_from or not (folder / "catalogue.db").is_file():
             return None
         _choose_port(folder)  # refuses an IMAGE_PORT that the catalogue's URLs contradict
         return cls(
@@ -167,7 +167,7 @@ class Shop:
     @property
     def catalog_path(self) -> Path:
         """The catalogue, a SQLite file."""
-        return self.folder / "catalog.db"
+        return self.folder / "catalogue.db"
 
     @property
     def image_hosts(self) -> str:

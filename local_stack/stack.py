@@ -24,12 +24,12 @@ from tasks import files
 from tasks.errors import ConfigurationError
 from tasks.search.client import client
 from tasks.settings import REPOSITORY, Settings
-from tasks.shop.connections import CATALOG, SEARCH, Connection
+from tasks.shop.connections import CATALOGUE, SEARCH, Connection
 
 if TYPE_CHECKING:
     import elasticsearch
 
-CATALOG_VARIABLE = f"AIRFLOW_CONN_{CATALOG.upper()}"
+CATALOGUE_VARIABLE = f"AIRFLOW_CONN_{CATALOGUE.upper()}"
 SEARCH_VARIABLE = f"AIRFLOW_CONN_{SEARCH.upper()}"
 
 
@@ -75,7 +75,7 @@ class Stack:
         _stop_recorded(folder)
         if airflow_port is not None:
             require_free(airflow_port, "Airflow's UI", "AIRFLOW_PORT")
-        if images is not None and not os.environ.get(CATALOG_VARIABLE):
+        if images is not None and not os.environ.get(CATALOGUE_VARIABLE):
             Shop.from_folder(folder, images)  # what is wrong with it is said before anything starts
         record = _Record(folder, stays)
         try:
@@ -87,7 +87,7 @@ class Stack:
                 if shop is not None:
                     defaults |= {
                         "FEATURES_IMAGE_HOSTS": shop.image_hosts,
-                        CATALOG_VARIABLE: f"sqlite:///{shop.catalog_path.resolve()}",
+                        CATALOGUE_VARIABLE: f"sqlite:///{shop.catalog_path.resolve()}",
                     }
                 defaults[SEARCH_VARIABLE] = elasticsearch.result()
                 # This process sees the shop as the DAGs do; what was set already stays.
@@ -153,8 +153,8 @@ def running_shops() -> list[Path]:
 
 
 def _shop(folder: Path, images: Path | None, record: "_Record", say: Callable[[str], None]) -> Shop | None:
-    if os.environ.get(CATALOG_VARIABLE):
-        say(f"Using the catalogue of {CATALOG_VARIABLE}; no shop is built.")
+    if os.environ.get(CATALOGUE_VARIABLE):
+        say(f"Using the catalogue of {CATALOGUE_VARIABLE}; no shop is built.")
         return None
     if images is not None:
         shop = Shop.from_folder(folder, images)

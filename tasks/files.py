@@ -14,7 +14,7 @@ from tasks.errors import ServiceUnavailableError
 
 
 @contextmanager
-def appearing_whole(path: Path, *, keep_first: bool = False) -> Iterator[Path]:
+def atomic_write(path: Path, *, keep_first: bool = False) -> Iterator[Path]:
     """Yield a temporary path, unique to this attempt, that becomes `path` when the block ends well.
 
     Two live attempts never write the same bytes, and a reader sees the file complete or not at all.
@@ -91,7 +91,7 @@ def is_left_over(name: str) -> bool:
 
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as JSON that a person can read."""
-    with appearing_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -1,4 +1,4 @@
-"""How long work shows that it goes on: a bar at a terminal, a line in Airflow's UI, nothing in a log file."""
+"""Progress of long work: a bar at a terminal, a line in Airflow's UI, nothing in a log file."""
 
 import logging
 import sys
@@ -11,7 +11,7 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 _SECONDS_BETWEEN = 5.0
-"""A person who watches needs no more, and each word costs the one who keeps it a write."""
+"""A person who watches needs no more, and each report costs Airflow a write."""
 
 
 class Progress(Protocol):
@@ -36,36 +36,36 @@ def bar(results: Iterable[T], stage: str, total: int) -> Iterator[T]:
     yield from shown
 
 
-def told(tell: Callable[[str], None], every: float = _SECONDS_BETWEEN) -> Progress:
-    """Tell in words how far the stage is, every so many seconds, and at its end.
+def reported(report: Callable[[str], None], every: float = _SECONDS_BETWEEN) -> Progress:
+    """Report in words how far the stage is, every so many seconds and at its end.
 
-    Should `tell` fail, it is not called again: the work is worth more than word of it.
+    Should `report` fail, it is not called again: the work is worth more than its progress.
     """
 
-    def telling(results: Iterable[T], stage: str, total: int) -> Iterator[T]:  # noqa: ARG001
-        started = said = time.monotonic()
-        silenced = False
+    def reporting(results: Iterable[T], stage: str, total: int) -> Iterator[T]:  # noqa: ARG001
+        started = last = time.monotonic()
+        failed = False
 
         def say(done: int, now: float) -> None:
-            nonlocal said, silenced
-            said = now
-            if silenced:
+            nonlocal last, failed
+            last = now
+            if failed:
                 return
             try:
-                tell(_how_far(done, total, now - started))
+                report(_how_far(done, total, now - started))
             except Exception:
-                log.warning("Word of the progress does not get through; the work goes on.", exc_info=True)
-                silenced = True
+                log.warning("The progress cannot be reported; the work goes on.", exc_info=True)
+                failed = True
 
         done = 0
         for result in results:
             yield result
             done += 1
-            if (now := time.monotonic()) - said >= every:
+            if (now := time.monotonic()) - last >= every:
                 say(done, now)
         say(done, time.monotonic())
 
-    return telling
+    return reporting
 
 
 def _how_far(done: int, total: int, seconds: float) -> str:

@@ -15,13 +15,13 @@ Seconds = Annotated[float, Field(gt=0, le=3_600)]
 
 
 class Settings(BaseSettings):
-    """What an operator can turn. A relative path is resolved against the repository."""
+    """What an operator can set. A relative path is resolved against the repository."""
 
     # A variable that is there but empty, as compose files leave them, means the default.
     model_config = SettingsConfigDict(env_prefix="FEATURES_", env_ignore_empty=True, frozen=True)
 
     data_dir: Path = Path("var")
-    """Where plans, packs and reports go; a folder that all workers share."""
+    """Where plans, stage files and reports go; a folder that all workers share."""
     index: str = "img_list"
     """The Elasticsearch index, or alias, whose documents get the feature."""
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
@@ -40,7 +40,8 @@ class Settings(BaseSettings):
     """The weights' digest that the model must have; empty accepts what is there."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """What the model multiplies in; auto is bfloat16 where that is faster on this CPU, else float32."""
+    """Precision of the model's multiplications; auto is bfloat16 where this CPU is faster with it, else
+    float32."""
 
     chunk_size: int = Field(default=2_500, ge=1, le=20_000)
     """Items in a chunk, while a run has at most 100 of them."""
@@ -88,17 +89,17 @@ class Settings(BaseSettings):
     serve_index: str = "tf_img_list"
     """The index whose whole documents the HTTP API writes."""
     serve_requests: int = Field(default=64, ge=1, le=1_000)
-    """Requests of the HTTP API under way at once; beyond it they are told to come again."""
+    """Requests of the HTTP API served at once; further ones get 429 with Retry-After."""
     serve_timeout: Seconds = 60.0
     """Seconds for one request of the HTTP API as a whole."""
     serve_memory: int = Field(default=5_000_000_000, ge=1_000_000_000)
     """Bytes that the process behind the HTTP API may take for its data."""
 
     exact_search_documents: int = Field(default=20_000, ge=0)
-    """Documents that the page of similar items compares with one by one, where it is asked to."""
+    """Documents up to which the page of similar items offers exact search."""
 
     nightly_deadline_hours: float = Field(default=6.0, gt=0)
-    """Hours after which a night that is not done is late, and people are told."""
+    """Hours after which a nightly run that is not done is overdue, and an alert is sent."""
     alert_mail_to: str = ""
     """Who gets the mails of the connection feature_alerts_mail, separated by commas."""
 
@@ -106,7 +107,7 @@ class Settings(BaseSettings):
     """Days that a run's plans, pictures and features stay on disk, and the kept graph of a model that no task
     has loaded since; nothing of a running run and no graph of the model in use is removed."""
     keep_bytes: int = Field(default=100_000_000_000, ge=0)
-    """Bytes that all of them may take; beyond it the oldest go first."""
+    """Bytes that all of them may take together; beyond that the oldest are removed first."""
     keep_reports_days: float = Field(default=365.0, gt=0)
     """Days that reports stay."""
 
@@ -116,7 +117,7 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         if "/" in value:
-            raise ValueError("hosts are wanted, without https:// and without a path")
+            raise ValueError("hosts are expected, without https:// and without a path")
         return tuple(host.strip().lower() for host in value.split(",") if host.strip())
 
     @field_validator("data_dir", "model_dir")
@@ -138,4 +139,4 @@ class Settings(BaseSettings):
                 f"FEATURES_{'_'.join(map(str, e['loc'])).upper()}={e['input']!r}: {e['msg']}"
                 for e in error.errors()
             )
-            raise ConfigurationError(f"Settings that cannot be: {problems}.") from None
+            raise ConfigurationError(f"Invalid settings: {problems}.") from None

@@ -8,7 +8,7 @@ from typing import Self
 
 
 class Status(StrEnum):
-    """What became of one item. The values are what reports, the ledger and the pages show.
+    """The result for one item. The values are what reports, the ledger and the pages show.
 
     Each carries what it means, whether it counts as a failure, whether the hourly retry takes it up by
     itself, and what an operator can do.
@@ -46,11 +46,11 @@ class Status(StrEnum):
         "waiting_for_document",
         "The core server has not written the document, or its new URL, yet.",
         *(False, True),
-        "If many stay here, look whether the core server still writes to the index.",
+        "If many stay here, check whether the core server still writes to the index.",
     )
     SUPERSEDED = (
         "superseded",
-        "The item changed, or newer work reached its document, while this run was at it.",
+        "The item changed, or a newer run or request wrote its document, while this run worked on it.",
         *(False, True),
         "",
     )
@@ -139,11 +139,11 @@ class Status(StrEnum):
         "rejected",
         "Elasticsearch refused the update of this document, or does not hold what it accepted.",
         *(True, True),
-        "The reason is Elasticsearch's own; it is mostly the index's mapping or its ingest pipeline.",
+        "The reason is Elasticsearch's own; mostly it is the index's mapping or its ingest pipeline.",
     )
     UNFINISHED = (
         "unfinished",
-        "The chunk of this item did not get to its end: a task died, failed or never ran.",
+        "The chunk of this item was not completed: a task died, failed or never ran.",
         *(True, True),
         "The failed task's log says why; then clear it with everything downstream, or wait for the retry.",
     )

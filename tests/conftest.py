@@ -116,7 +116,7 @@ def new_catalogue(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..
 
     def make(kind: str, **options: Any) -> CatalogueBuilder:
         if kind == "sqlite":
-            return sqlite_catalogue(tmp_path / "catalog.db", **options)
+            return sqlite_catalogue(tmp_path / "catalogue.db", **options)
         return postgres_catalogue(request.getfixturevalue("postgres_url"), kind, **options)
 
     return make

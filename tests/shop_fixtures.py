@@ -17,7 +17,7 @@ from tasks.runs import packs
 from tasks.runs.run import Chunk, Plan, Request
 from tasks.search.mapping import FEATURE, VERSION
 from tasks.settings import REPOSITORY, Settings
-from tasks.shop.connections import CATALOG, SEARCH, Connection, Services
+from tasks.shop.connections import CATALOGUE, SEARCH, Connection, Services
 from tasks.statuses import Status
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class CatalogueBuilder:
 def sqlite_catalogue(path: Path, **options: Any) -> CatalogueBuilder:
     """A new catalogue in a file."""
     engine = sa.create_engine(f"sqlite:///{path}", poolclass=sa.NullPool)
-    return CatalogueBuilder(Connection(CATALOG, "sqlite", schema=str(path)), engine, "sqlite", **options)
+    return CatalogueBuilder(Connection(CATALOGUE, "sqlite", schema=str(path)), engine, "sqlite", **options)
 
 
 def postgres_catalogue(server_url: str, kind: str, **options: Any) -> CatalogueBuilder:
@@ -108,7 +108,7 @@ def postgres_catalogue(server_url: str, kind: str, **options: Any) -> CatalogueB
         connection.execute(sa.text("drop schema public cascade"))
         connection.execute(sa.text("create schema public"))
     connection = Connection(
-        CATALOG,
+        CATALOGUE,
         "postgres",
         host=str(url.query.get("host", url.host)),
         port=url.port,

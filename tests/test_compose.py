@@ -458,7 +458,7 @@ def test_what_the_image_copies_is_there_and_not_ignored() -> None:
     for source in sources:
         assert (REPOSITORY / source).exists(), source
         assert not ignored(source.rstrip("/")), source
-    secret_or_useless = [".env", ".git/config", ".venv/bin/python", "var/shop/catalog.db", "docker/.env"]
+    secret_or_useless = [".env", ".git/config", ".venv/bin/python", "var/shop/catalogue.db", "docker/.env"]
     caches = ["tasks/__pycache__/plan.pyc", "model/inception_v3.4kq/saved_model.pb"]
     assert all(ignored(path) for path in secret_or_useless + caches)
 

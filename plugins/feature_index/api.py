@@ -20,7 +20,7 @@ from tasks.errors import FeatureIndexError
 from tasks.serve.answers import CODES, MEANINGS, InferenceError
 from tasks.serve.api import JSON_BYTES, answer_to, body_of, schema
 from tasks.serve.client import Inference
-from tasks.serve.places import Places
+from tasks.serve.concurrency import ConcurrencyLimit
 from tasks.settings import Settings
 
 _PASSED_ON = ("content-type", "retry-after", "x-feature-version")
@@ -87,18 +87,18 @@ def described(request: Request, user: GetUserDep) -> Response:
 
 
 async def _passed_on(method: str, path: str, body: bytes = b"") -> Response:
-    inference, places = _inference()
-    answer = await places.carry_out(lambda: inference.request(method, path, body, "application/json"))
+    inference, limit = _inference()
+    answer = await limit.run(lambda: inference.request(method, path, body, "application/json"))
     headers = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
     return Response(answer.body, answer.http_status, headers)
 
 
 @functools.cache
-def _inference() -> tuple[Inference, Places]:
+def _inference() -> tuple[Inference, ConcurrencyLimit]:
     # Threads of our own: Airflow's pages are answered in those that the server has for all routes.
     settings = Settings.load()
     inference = Inference(settings)
-    return inference, Places(settings.serve_requests, inference.longest)
+    return inference, ConcurrencyLimit(settings.serve_requests, inference.longest)
 
 
 def _described(root: str) -> dict[str, Any]:

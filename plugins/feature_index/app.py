@@ -69,7 +69,7 @@ def coverage(request: Request, user: GetUserDep) -> Response:
         index=settings.index,
         coverage=services.item_queries(settings).coverage(version),
         nights=nights,
-        late=reports.late_night(nights, datetime.now(UTC), settings),
+        overdue=reports.overdue_run(nights, datetime.now(UTC), settings),
     )
 
 
@@ -150,7 +150,7 @@ def _category(settings: Settings, category_id: str) -> Category:
 
 async def _explain(request: Request, error: Exception) -> Response:
     passing = isinstance(error, ServiceUnavailableError)
-    title = "A service does not answer" if passing else "Something has to be set right first"
+    title = "A service does not answer" if passing else "Configuration error"
     return page(request, "error.html", None, status=503 if passing else 500, title=title, message=str(error))
 
 
@@ -162,7 +162,7 @@ async def _refuse(request: Request, error: Exception) -> Response:
         "error.html",
         None,
         status=error.status_code,
-        title=titles.get(error.status_code, "That did not work"),
+        title=titles.get(error.status_code, "Request failed"),
         message="Log in to Airflow and open this page again."
         if error.status_code == 401
         else str(error.detail),
@@ -177,6 +177,6 @@ async def _refuse_input(request: Request, error: Exception) -> Response:
         "error.html",
         None,
         status=422,
-        title="That did not work",
+        title="Request failed",
         message=f"The address or the form lacks, or has a wrong value for: {names}.",
     )

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.files import appearing_whole
+from tasks.files import atomic_write
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """From pictures [n, 299, 299, 3] to features [n, 2048]."""
@@ -72,7 +72,7 @@ def kept(path: Path, make: Callable[[], bytes]) -> bytes:
             _used(path)
             return graph
     graph = make()
-    with appearing_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_bytes(_checksum(path, graph) + graph)
     return graph
 

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import ConfigurationError, ServiceUnavailableError
-from tasks.files import appearing_whole
+from tasks.files import atomic_write
 from tasks.inference import graph
 from tasks.machine import cores, multiplies_bfloat16, processor
 from tasks.pictures.picture import PREPROCESSING_TAG, SIDE
@@ -83,7 +83,7 @@ def installed_digest(settings: Settings) -> str:
     if digest is None:
         saved_model, _ = _open(settings.model_dir)
         digest = weights_digest(variable.numpy() for variable in saved_model.variables)
-        with appearing_whole(remembered) as temporary:
+        with atomic_write(remembered) as temporary:
             temporary.write_text(digest + "\n")
     if settings.model_digest not in ("", digest):
         raise ConfigurationError(
@@ -177,7 +177,7 @@ def _faster_precision(settings: Settings) -> str:
     faster = min(_PRECISIONS, key=lambda precision: seconds[precision])
     log.info("Computing in %s: CPU seconds of %d pictures are %s.", faster, _MEASURED_AT_ONCE, seconds)
     # Without the note it is only measured again.
-    with contextlib.suppress(ServiceUnavailableError), appearing_whole(remembered) as temporary:
+    with contextlib.suppress(ServiceUnavailableError), atomic_write(remembered) as temporary:
         temporary.write_text(faster + "\n")
     return faster
 

@@ -69,7 +69,7 @@ log = logging.getLogger(__name__)
 
 _SCHEMAS = {
     "items": ITEMS,
-    "settled": ITEM_IDS,
+    "resolved": ITEM_IDS,
     "pictures": PICTURES,
     "features": FEATURES,
     "outcomes": OUTCOMES,
@@ -132,7 +132,7 @@ def writing(path: Path, schema: pa.Schema) -> Iterator[Writer]:
     A pack that another attempt has finished by then stays: later stages may have read it.
     """
     with (
-        files.appearing_whole(path, keep_first=True) as temporary,
+        files.atomic_write(path, keep_first=True) as temporary,
         pq.ParquetWriter(
             temporary,
             schema,
@@ -147,7 +147,7 @@ def writing(path: Path, schema: pa.Schema) -> Iterator[Writer]:
         writer.finish()
 
 
-def finished(path: Path) -> dict[str, Any] | None:
+def finished_or_moved_aside(path: Path) -> dict[str, Any] | None:
     """The statistics of a pack that is there and can be read to its end; None: the stage has to be done.
 
     A damaged pack is moved aside. So are features whose pictures are not there any more: the pictures may

@@ -67,8 +67,8 @@ def expectation(settings: Settings, to_do: int) -> dict[str, Any]:
     }
 
 
-def late_night(nights: Sequence[dict[str, Any]], now: datetime, settings: Settings) -> str | None:
-    """What is wrong with the nightly runs as a whole, in a sentence; None where the last is in time.
+def overdue_run(nights: Sequence[dict[str, Any]], now: datetime, settings: Settings) -> str | None:
+    """What is wrong with the nightly runs as a whole, in a sentence; None where the last one is on time.
 
     Args:
         nights: the nightly DAG's reports.
@@ -79,21 +79,21 @@ def late_night(nights: Sequence[dict[str, Any]], now: datetime, settings: Settin
         if report["state"] == "success" and report["interval"] and report["interval"]["end"]
     ]
     if not ends:
-        return "No nightly run has succeeded yet. Unpause nightly_feature_index, or look why it fails."
+        return "No nightly run has succeeded yet. Unpause nightly_feature_index, or check why it fails."
     if now - max(ends) > timedelta(days=1, hours=settings.nightly_deadline_hours):
         return (
-            "The nightly run is late: the last successful one covers what came until "
-            f"{max(ends):%Y-%m-%d %H:%M} UTC. Look whether nightly_feature_index is paused or fails."
+            "The nightly run is overdue: the last successful one covers changes until "
+            f"{max(ends):%Y-%m-%d %H:%M} UTC. Check whether nightly_feature_index is paused or fails."
         )
     return None
 
 
 class Bottleneck(NamedTuple):
-    """What a run's time mostly went by with."""
+    """What took most of a run's time."""
 
     stage: str
     part: str | None
-    """Of the stage's time split; None where it has none."""
+    """Of the stage's time breakdown; None where it has none."""
     seconds: float
     """Of the part, else of the stage."""
 
@@ -104,9 +104,9 @@ def bottleneck(report: dict[str, Any]) -> Bottleneck | None:
     stage = max(stages, key=lambda name: stages[name]["seconds"], default=None)
     if stage is None or not stages[stage]["seconds"]:
         return None
-    split: dict[str, float] = stages[stage].get("split", {})
-    part = max(split, key=split.__getitem__, default=None)
-    return Bottleneck(stage, part, split[part] if part else stages[stage]["seconds"])
+    breakdown: dict[str, float] = stages[stage].get("time_breakdown", {})
+    part = max(breakdown, key=breakdown.__getitem__, default=None)
+    return Bottleneck(stage, part, breakdown[part] if part else stages[stage]["seconds"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,5 +151,5 @@ def described(report: dict[str, Any]) -> str:
                 f"(as in {expected['from_runs']} recent runs)"
             )
         else:
-            lines.append("expected  unknown: no recent run to go by")
+            lines.append("expected  unknown: no recent run to estimate from")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """A run on disk: what was asked for, its plans, their chunks and where each stage's file lies.
 
     <data dir>/<dag>/<run>/report.json
-    <data dir>/<dag>/<run>/plan-<id>/plan.json, items.parquet, settled.parquet
+    <data dir>/<dag>/<run>/plan-<id>/plan.json, items.parquet, resolved.parquet
     <data dir>/<dag>/<run>/plan-<id>/chunk-0000/pictures.parquet, features.parquet, outcomes.parquet
     <data dir>/<dag>/<run>/plan-<id>/left_alone/<host's hash>.json
 
@@ -125,7 +125,7 @@ class Plan:
     """What is in each chunk, for a person."""
     notices: tuple[str, ...] = ()
     seconds: float = 0.0
-    split: Mapping[str, float] = field(default_factory=dict)
+    time_breakdown: Mapping[str, float] = field(default_factory=dict)
     """The seconds by what was done: "reading the catalogue", and "asking Elasticsearch" meanwhile."""
     preview: Mapping[str, Any] = field(default_factory=dict)
     """In a dry run: the expected traffic and time."""
@@ -136,9 +136,9 @@ class Plan:
         return self.folder / "items.parquet"
 
     @property
-    def settled(self) -> Path:
+    def resolved(self) -> Path:
         """The ledger's items that are current by now, or have left the catalogue; none but in a retry."""
-        return self.folder / "settled.parquet"
+        return self.folder / "resolved.parquet"
 
     @property
     def chunks(self) -> "list[Chunk]":

@@ -1,4 +1,4 @@
-"""Writing features into documents: which document must be left alone, and what became of each item."""
+"""Writing features into documents: which document must be skipped, and what became of each item."""
 
 import threading
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +20,7 @@ _MISSING = 404
 _ROUNDS = 5
 """How often a document is read and written again when others write to it at the same moment."""
 
-Outcome = tuple[Status, str | None]
+WriteOutcome = tuple[Status, str | None]
 """What became of an item, and the reason."""
 
 
@@ -46,7 +46,7 @@ absent."""
 
 
 class Writer:
-    """Writes pages of features; knows when a document must be left alone. Threads may share one.
+    """Writes pages of features; knows when a document must be skipped. Threads may share one.
 
     Its methods raise ServiceUnavailableError and ConfigurationError as SearchIndex does.
     """
@@ -76,16 +76,16 @@ class Writer:
         self._measured = measured
         self._stopped = threading.Event()
 
-    def write(self, page: Sequence[Ready]) -> dict[str, Outcome]:
+    def write(self, page: Sequence[Ready]) -> dict[str, WriteOutcome]:
         """Write one page, reading its documents first; again for those that changed in between."""
-        outcomes: dict[str, Outcome] = {}
+        outcomes: dict[str, WriteOutcome] = {}
         left = list(page)
         for _ in range(_ROUNDS):
             if self._stopped.is_set():
                 return outcomes
             with self._measured("reading documents"):
                 documents = self._documents([item.item_id for item in left])
-                outcomes.update(self._left_alone(left, documents))
+                outcomes.update(self._skipped(left, documents))
             to_write = {item.item_id: item for item in left if item.item_id not in outcomes}
             with self._measured("packing vectors"):
                 actions = [self._action(item, documents.get(item.item_id)) for item in to_write.values()]
@@ -105,7 +105,7 @@ class Writer:
         """Let no thread begin another round; pages that are being written stay as they are."""
         self._stopped.set()
 
-    def missed(self, outcomes: Mapping[str, Outcome]) -> dict[str, Outcome]:
+    def missed(self, outcomes: Mapping[str, WriteOutcome]) -> dict[str, WriteOutcome]:
         """What became of the items that were written, but that searches do not find.
 
         Success is what the index holds, not what it answered.
@@ -135,9 +135,9 @@ class Writer:
             )
         return documents
 
-    def _left_alone(self, page: Sequence[Ready], documents: Mapping[str, Document]) -> dict[str, Outcome]:
+    def _skipped(self, page: Sequence[Ready], documents: Mapping[str, Document]) -> dict[str, WriteOutcome]:
         """The items whose document must not be written, and why."""
-        outcomes: dict[str, Outcome] = {}
+        outcomes: dict[str, WriteOutcome] = {}
         unsure: list[Ready] = []
         for item in page:
             document = documents.get(item.item_id)
@@ -166,7 +166,7 @@ class Writer:
                 outcomes[item.item_id] = outcome
         return outcomes
 
-    def _written_since(self, item: Ready, document: Document) -> Outcome | None:
+    def _written_since(self, item: Ready, document: Document) -> WriteOutcome | None:
         """What a feature for this URL, of our own plan or of later work, makes of the item.
 
         A feature carries the time of its plan or request, so that of two the later wins, whichever of

@@ -7,7 +7,7 @@
 | `features` | pictures to features, by the fetcher, decoders and model of a run |
 | `saving` | features into an index, by a run's own rules |
 | `batches` | lets requests that come together share work |
-| `places` | how many requests at once, and for how long |
+| `concurrency` | how many requests at once, and for how long |
 | `answers` | which HTTP code a status has, and errors in one form |
 | `client` | asks it over its socket; imports no TensorFlow |
 """

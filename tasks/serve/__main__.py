@@ -24,8 +24,8 @@ from tasks.errors import ConfigurationError, FeatureIndexError
 from tasks.search.index import SearchIndex
 from tasks.serve.api import Service, create_app
 from tasks.serve.client import Inference
+from tasks.serve.concurrency import ConcurrencyLimit
 from tasks.serve.features import Features
-from tasks.serve.places import Places
 from tasks.serve.saving import Saving
 from tasks.settings import Settings
 from tasks.shop.connections import SEARCH, Connection
@@ -85,11 +85,11 @@ def serve(settings: Settings) -> None:
         ending.callback(documents.close)
         whole = Saving(SearchIndex(connection, settings.serve_index), version, settings, create=True)
         ending.callback(whole.close)
-        places = Places(settings.serve_requests, settings.serve_timeout)
-        ending.callback(places.close)
+        limit = ConcurrencyLimit(settings.serve_requests, settings.serve_timeout)
+        ending.callback(limit.close)
         listening = ending.enter_context(_listening(path))
         config = uvicorn.Config(
-            create_app(Service(features, documents, whole, places, settings)),
+            create_app(Service(features, documents, whole, limit, settings)),
             log_level="warning",
             access_log=False,
             lifespan="off",

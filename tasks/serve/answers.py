@@ -42,7 +42,7 @@ MEANINGS: Mapping[str, str] = {
     "busy": "As many requests are under way as FEATURES_SERVE_REQUESTS allows; come again after Retry-After.",
     "too_slow": "The request took longer than FEATURES_SERVE_TIMEOUT; it may still be carried out.",
     "unavailable": "The inference process or Elasticsearch does not answer at the moment.",
-    "misconfigured": "Something that a person has to set right first; the message says what.",
+    "misconfigured": "Configuration error; the message says what to change.",
     "failed": "An error in the program itself; the log of the inference process has it.",
 } | {status.value: status.meaning for status in Status if status in CODES}
 """What each says."""
@@ -51,7 +51,7 @@ VERSION_HEADER = "X-Feature-Version"
 """Of which version the feature in an answer is."""
 
 RETRY_AFTER = 1
-"""Seconds after which to come again when all places are taken: most requests take less."""
+"""Seconds after which to come again when the limit is reached: most requests take less."""
 
 
 class InferenceError(FeatureIndexError):

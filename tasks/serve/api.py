@@ -14,8 +14,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from tasks.errors import ConfigurationError, FeatureIndexError, ServiceUnavailableError
 from tasks.search.index import can_be_id
 from tasks.serve.answers import CODES, MEANINGS, VERSION_HEADER, InferenceError, refused
+from tasks.serve.concurrency import ConcurrencyLimit
 from tasks.serve.features import Feature, Features
-from tasks.serve.places import Places
 from tasks.serve.saving import Saving
 from tasks.settings import Settings
 from tasks.statuses import Status
@@ -119,7 +119,7 @@ class Service:
     documents: Saving
     """Takes the features of documents that are there."""
     whole_documents: Saving
-    places: Places
+    limit: ConcurrencyLimit
     settings: Settings
 
 
@@ -188,14 +188,14 @@ async def get_imagenet_feature(
 ) -> Response:
     """Compute the feature of the picture; nothing is written."""
     service: Service = request.app.state.service
-    return _feature(service, await service.places.carry_out(lambda: service.features.of_url(img_url)))
+    return _feature(service, await service.limit.run(lambda: service.features.of_url(img_url)))
 
 
 @router.post("/feature", include_in_schema=False)
 async def feature(request: Request) -> Response:
     """The feature of a picture, whose bytes are the body."""
     service: Service = request.app.state.service
-    found = await service.places.carry_out_on(
+    found = await service.limit.run_after_reading(
         lambda: body_of(request, service.settings.max_image_bytes), service.features.of_picture
     )
     return _feature(service, found)
@@ -210,8 +210,8 @@ async def health(request: Request) -> Health:
         feature_version=model.version,
         device=model.device,
         precision=model.precision,
-        requests=service.places.taken,
-        most_requests=service.places.most,
+        requests=service.limit.running,
+        most_requests=service.limit.most,
         pictures=service.features.pictures,
         batches=service.features.batches,
     )
@@ -225,7 +225,7 @@ async def _save(request: Request, model: type[SaveImagenetFeature], saving: Savi
     def work() -> None:
         saving.save(given.model_dump(), service.features.of_url(given.img_url), at)
 
-    await service.places.carry_out(work)
+    await service.limit.run(work)
     return Saved(
         item_id=given.item_id,
         status=Status.INDEXED,

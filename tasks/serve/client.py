@@ -108,7 +108,7 @@ class Inference:
             raise refused(
                 "unavailable",
                 f"The inference process computes features of {version}, and the model here is {wanted}. "
-                "Start it anew.",
+                "Restart it.",
             )
         return feature
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from tasks.errors import FeatureIndexError
 from tasks.search.index import SearchIndex
-from tasks.search.writing import Outcome, Ready, Writer
+from tasks.search.writing import Ready, WriteOutcome, Writer
 from tasks.serve.answers import refused
 from tasks.serve.batches import Batches
 from tasks.serve.features import Feature
@@ -51,10 +51,10 @@ class Saving:
         """Save nothing any more."""
         self._pages.close()
 
-    def _write(self, asked: Sequence[Ready]) -> list[Outcome]:
+    def _write(self, asked: Sequence[Ready]) -> list[WriteOutcome]:
         """What became of each, in order."""
         try:
-            outcomes: list[Outcome | None] = [None] * len(asked)
+            outcomes: list[WriteOutcome | None] = [None] * len(asked)
             # A page holds an item once: of two requests the later is written after the earlier.
             left = list(range(len(asked)))
             while left:

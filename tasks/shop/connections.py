@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 
 from tasks.errors import ConfigurationError
 
-CATALOG = "shop_catalog"
+CATALOGUE = "shop_catalog"
 SEARCH = "shop_search"
 LEDGER = "feature_ledger"
 
@@ -22,7 +22,7 @@ LEDGER = "feature_ledger"
 class Services:
     """The services a run works with."""
 
-    catalog: "Connection"
+    catalogue: "Connection"
     search: "Connection"
     ledger: "Connection | None" = None
     """None: a SQLite file in the data dir."""
@@ -31,7 +31,7 @@ class Services:
     def from_environment(cls) -> Self:
         """Read the connections; ELASTICSEARCH_URL serves where AIRFLOW_CONN_SHOP_SEARCH is not set."""
         return cls(
-            Connection.from_environment(CATALOG),
+            Connection.from_environment(CATALOGUE),
             Connection.from_environment(SEARCH, or_url_in="ELASTICSEARCH_URL"),
             ledger_from_environment(),
         )
@@ -43,7 +43,7 @@ class Services:
         Raises:
             ConfigurationError: shop_catalog or shop_search is not there.
         """
-        return cls(required(CATALOG, find(CATALOG)), search_found_by(find), find(LEDGER))
+        return cls(required(CATALOGUE, find(CATALOGUE)), search_found_by(find), find(LEDGER))
 
 
 def search_found_by(find: "Find") -> "Connection":

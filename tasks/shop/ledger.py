@@ -36,7 +36,7 @@ _REMEDY = (
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class ItemOutcome:
     """What became of one item of a plan."""
 
     item_id: str
@@ -162,8 +162,8 @@ class Ledger:
     def record(
         self,
         plan: Plan,
-        outcomes: Iterable[Outcome],
-        settled: Iterable[str] = (),
+        outcomes: Iterable[ItemOutcome],
+        resolved: Iterable[str] = (),
         now: datetime | None = None,
     ) -> None:
         """Take over what became of a plan's items: all of it or, when anything goes wrong, nothing.
@@ -173,7 +173,7 @@ class Ledger:
 
         Args:
             outcomes: every item of the plan, streamed; must not read this ledger.
-            settled: items that need no feature any more or have it, by id; likewise.
+            resolved: items that need no feature any more or have it, by id; likewise.
             now: when the items failed that do; the present by default.
         """
         with self._database.transaction() as transaction:
@@ -182,8 +182,8 @@ class Ledger:
             )
             for page in batched(outcomes, _WRITTEN_AT_ONCE):
                 recording.take(page)
-            for item_ids in batched(settled, _WRITTEN_AT_ONCE):
-                recording.settle(item_ids)
+            for item_ids in batched(resolved, _WRITTEN_AT_ONCE):
+                recording.resolve_items(item_ids)
         log.info("Ledger: %d failures written, %d removed", recording.written, recording.removed)
 
     def _failures(self, statement: str, **parameters: Any) -> Iterator[Failure]:
@@ -228,7 +228,7 @@ class _Recording:
         noted = transaction.run("add_plan", self._plan | {"now": database.time(now)})
         self._again = noted.rowcount == 0
 
-    def take(self, outcomes: Sequence[Outcome]) -> None:
+    def take(self, outcomes: Sequence[ItemOutcome]) -> None:
         """Write what failed and remove what no longer does."""
         rows = self._rows([outcome.item_id for outcome in outcomes])
         better: list[str] = []
@@ -246,7 +246,7 @@ class _Recording:
             self._transaction.run("put", worse)
             self.written += len(worse)
 
-    def settle(self, item_ids: Sequence[str]) -> None:
+    def resolve_items(self, item_ids: Sequence[str]) -> None:
         """Remove the rows of items that need nothing more."""
         rows = self._rows(item_ids)
         self._remove([item_id for item_id, row in rows.items() if not self._is_later(row)])
@@ -264,7 +264,7 @@ class _Recording:
         """Whether a plan made after this one wrote the row."""
         return (_utc(row.planned_at), row.plan_id) > self._order
 
-    def _next_row(self, outcome: Outcome, row: sa.Row[Any] | None) -> dict[str, Any] | None:
+    def _next_row(self, outcome: ItemOutcome, row: sa.Row[Any] | None) -> dict[str, Any] | None:
         """What the failed outcome makes of an item's row; None: nothing."""
         img_url, reason = _storable(outcome.img_url), _storable(outcome.reason)
         own = row is not None and row.plan_id == self._plan["plan_id"]

@@ -30,38 +30,38 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
     """Fetch the chunk's pictures, or take the pack that is there already.
 
     Returns:
-        The stage's statistics: items, pictures, bytes, requests, seconds, and as `split` which seconds
-        went where, see `Split`.
+        The stage's statistics: items, pictures, bytes, requests, seconds, and `time_breakdown`, the
+        seconds by cause: see `TimeBreakdown`.
 
     Raises:
         ServiceUnavailableError: the data dir cannot be read or written.
     """
-    if (done := packs.finished(chunk.pictures)) is not None:
+    if (done := packs.finished_or_moved_aside(chunk.pictures)) is not None:
         return done
-    split = Split()
+    breakdown = TimeBreakdown()
     items = packs.slice_of(chunk.plan.items, chunk.start, chunk.stop)
     urls = list(dict.fromkeys(item["img_url"] for item in items))
     total_bytes = requests = 0
     with on_one_core(), packs.writing(chunk.pictures, packs.PICTURES) as pack:
         for row, attempts in progress(
-            _fetch_all(urls, settings, chunk.plan.folder / "left_alone", split), "download", len(urls)
+            _fetch_all(urls, settings, chunk.plan.folder / "left_alone", breakdown), "download", len(urls)
         ):
             pack.add(row)
             total_bytes += len(row.get("content", b""))
             requests += attempts
-        seconds, by_cause = split.result()
+        seconds, by_cause = breakdown.result()
         pack.statistics |= {
             "items": len(items),
             "pictures": len(urls),
             "bytes": total_bytes,
             "requests": requests,
             "seconds": seconds,
-            "split": by_cause,
+            "time_breakdown": by_cause,
         }
     return packs.statistics(chunk.pictures)
 
 
-class Split:
+class TimeBreakdown:
     """Tells where the stage's seconds go; safe to share between threads.
 
     The seconds in which its threads computed come first: they take turns at Python's interpreter, so that a
@@ -98,7 +98,7 @@ class Split:
 
 
 def _fetch_all(
-    urls: Sequence[str | None], settings: Settings, left_alone: Path, split: Split
+    urls: Sequence[str | None], settings: Settings, left_alone: Path, breakdown: TimeBreakdown
 ) -> Iterator[tuple[Row, int]]:
     """Fetch every URL with `settings.downloads` threads; yield the row of each and the requests made."""
     hosts = HostQueues(settings, left_alone)
@@ -112,7 +112,7 @@ def _fetch_all(
     fetcher = Fetcher(settings)
     results = _Results(settings.downloads)
     threads = [
-        threading.Thread(target=_fetch_from, args=(hosts, fetcher, results, split), daemon=True)
+        threading.Thread(target=_fetch_from, args=(hosts, fetcher, results, breakdown), daemon=True)
         for _ in range(min(settings.downloads, hosts.waiting))
     ]
     remaining = hosts.waiting
@@ -178,7 +178,7 @@ class _Results:
             self._free.notify_all()
 
 
-def _fetch_from(hosts: HostQueues, fetcher: Fetcher, results: _Results, split: Split) -> None:
+def _fetch_from(hosts: HostQueues, fetcher: Fetcher, results: _Results, breakdown: TimeBreakdown) -> None:
     """One thread's work."""
     spent = {WAITING_FOR_SERVERS: 0.0, WAITING_FOR_TURNS: 0.0, WRITING: 0.0}
     since = time.monotonic()
@@ -202,7 +202,7 @@ def _fetch_from(hosts: HostQueues, fetcher: Fetcher, results: _Results, split: S
     except BaseException as error:  # a thread's error belongs to the stage
         results.put(error)
     finally:
-        split.add(spent)
+        breakdown.add(spent)
 
 
 def _row(url: str | None, fetched: Fetched) -> Row:

@@ -42,7 +42,7 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
 
     Returns:
         The stage's statistics: pictures, computed, seconds of work, seconds waited for the device, and
-        where the model was needed precision, device and `split`, what the seconds went by with: starting,
+        where the model was needed precision, device and `time_breakdown`: starting,
         waiting for the device, waiting for pictures, computing; and decoding, the CPU seconds of the
         decoders beside them.
 
@@ -50,7 +50,7 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
         ConfigurationError: the model is not there or not the planned one.
         ServiceUnavailableError: the data dir cannot be read or written.
     """
-    if (done := packs.finished(chunk.features)) is not None:
+    if (done := packs.finished_or_moved_aside(chunk.features)) is not None:
         return done
     started = time.monotonic()
     hashes = {row["sha256"] for row in packs.rows(chunk.pictures, ["sha256"]) if row["sha256"]}
@@ -94,7 +94,7 @@ def _compute(
     pack.statistics |= {
         "precision": model.precision,
         "device": model.device,
-        "split": {
+        "time_breakdown": {
             "starting": asked - started,
             "waiting for the device": pack.statistics["waited"],
             "waiting for pictures": device.waiting,

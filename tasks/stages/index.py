@@ -13,7 +13,7 @@ from tasks.progress import Progress, silent
 from tasks.runs import packs
 from tasks.runs.run import Chunk, Plan
 from tasks.search.index import SearchIndex, can_be_id
-from tasks.search.writing import Outcome, Ready, Writer
+from tasks.search.writing import Ready, WriteOutcome, Writer
 from tasks.settings import Settings
 from tasks.shop.catalogue import Catalogue
 from tasks.shop.connections import Services
@@ -25,21 +25,22 @@ def run(chunk: Chunk, settings: Settings, services: Services, progress: Progress
     """Write the chunk's features, or take the outcomes that are there already.
 
     Returns:
-        The stage's statistics: items, seconds, the counts by status, and `split`: the seconds by what was
-        done, those of the requests that are under way at once added up, so that they can exceed the
-        stage's own. Its parts are "opening" (the index's mapping), "reading packs", "reading documents",
-        "packing vectors", "writing" (mostly the wait for Elasticsearch) and "checking" what it holds.
+        The stage's statistics: items, seconds, the counts by status, and `time_breakdown`: seconds by
+        activity, those of the requests that are under way at once added up, so that they can exceed the
+        stage's own. Its parts are "opening" (the index's mapping), "reading stage files", "reading
+        documents", "packing vectors", "writing" (mostly the wait for Elasticsearch) and
+        "checking" what it holds.
 
     Raises:
         ServiceUnavailableError: Elasticsearch, the catalogue or the data dir does not answer; what was
             written stays, and doing it again writes only the rest.
         ConfigurationError: Elasticsearch refuses us.
     """
-    if (done := packs.finished(chunk.outcomes)) is not None:
+    if (done := packs.finished_or_moved_aside(chunk.outcomes)) is not None:
         return done
     started = time.monotonic()
     items = packs.slice_of(chunk.plan.items, chunk.start, chunk.stop)
-    outcomes: dict[str, Outcome] = {}
+    outcomes: dict[str, WriteOutcome] = {}
     clock = Clock()
     with clock.measured("opening"):
         writer = _writer(chunk.plan, settings, services, clock)
@@ -60,7 +61,7 @@ def run(chunk: Chunk, settings: Settings, services: Services, progress: Progress
             "items": len(items),
             "counts": counts,
             "seconds": time.monotonic() - started,
-            "split": clock.seconds,
+            "time_breakdown": clock.seconds,
         }
     return packs.statistics(chunk.outcomes)
 
@@ -73,7 +74,7 @@ def _writer(plan: Plan, settings: Settings, services: Services, clock: Clock) ->
             f"The index {settings.index} was there for the plan and is not there now. Bring it back, or "
             "clear the run's `plan` task, which makes a new one."
         )
-    catalogue = Catalogue(services.catalog)
+    catalogue = Catalogue(services.catalogue)
     return Writer(
         index,
         index.prepare(),
@@ -84,7 +85,9 @@ def _writer(plan: Plan, settings: Settings, services: Services, clock: Clock) ->
     )
 
 
-def _ready(chunk: Chunk, items: Sequence[Mapping[str, Any]], outcomes: dict[str, Outcome]) -> Iterator[Ready]:
+def _ready(
+    chunk: Chunk, items: Sequence[Mapping[str, Any]], outcomes: dict[str, WriteOutcome]
+) -> Iterator[Ready]:
     """Yield the items that have a feature; put what became of the others into `outcomes`."""
     by_url: dict[str | None, list[Mapping[str, Any]]] = {}
     for item in items:
@@ -111,14 +114,14 @@ def _ready(chunk: Chunk, items: Sequence[Mapping[str, Any]], outcomes: dict[str,
 
 def _written(
     writer: Writer, pages: Iterable[Sequence[Ready]], at_once: int
-) -> Iterator[Mapping[str, Outcome]]:
+) -> Iterator[Mapping[str, WriteOutcome]]:
     """Write pages, so many at once, and yield what became of each as it is done.
 
     The first error ends them all: nothing is written any more when it comes out of here.
     """
     with ThreadPoolExecutor(at_once, thread_name_prefix="index") as pool:
         try:
-            under_way: set[Future[dict[str, Outcome]]] = set()
+            under_way: set[Future[dict[str, WriteOutcome]]] = set()
             for page in pages:
                 under_way.add(pool.submit(writer.write, page))
                 if len(under_way) == at_once:
@@ -135,7 +138,7 @@ def _written(
 def _pages(items: Iterable[Ready], size: int, clock: Clock) -> Iterator[list[Ready]]:
     iterator = iter(items)
     while True:
-        with clock.measured("reading packs"):
+        with clock.measured("reading stage files"):
             page = list(itertools.islice(iterator, size))
         if not page:
             return

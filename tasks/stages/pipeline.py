@@ -18,7 +18,7 @@ from tasks.settings import Settings
 from tasks.shop.connections import Services
 from tasks.shop.ledger import Ledger
 from tasks.stages import download, extract, index, plan, summarise
-from tasks.stages.ahead import one_ahead
+from tasks.stages.prefetch import prefetched
 
 T = TypeVar("T")
 
@@ -58,7 +58,7 @@ def _features(chunks: Sequence[Chunk], settings: Settings, services: Services, p
     with ThreadPoolExecutor(1, "download") as downloads, ThreadPoolExecutor(1, "index") as writes:
         try:
             beside: Future[Any] = writes.submit(prepare)  # there is nothing to write yet
-            for chunk, _ in one_ahead(downloads, fetch, chunks):
+            for chunk, _ in prefetched(downloads, fetch, chunks):
                 extract.run(chunk, settings, progress)
                 beside.result()
                 beside = writes.submit(index.run, chunk, settings, services, progress)

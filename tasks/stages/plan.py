@@ -24,8 +24,8 @@ from tasks.shop.catalogue import EARLIEST, LATEST, Catalogue, Item
 from tasks.shop.connections import Services
 from tasks.shop.database import batched
 from tasks.shop.ledger import Failure, Ledger
-from tasks.stages.ahead import one_ahead
 from tasks.stages.clock import Clock
+from tasks.stages.prefetch import prefetched
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ _PAGE = 5_000
 
 
 def run(request: Request, settings: Settings, services: Services, progress: Progress = silent) -> Plan:
-    """Plan a run anew; in a dry run only look.
+    """Make a new plan for a run; in a dry run only count.
 
     Raises:
         ConfigurationError: something a person has to set right; nothing was touched.
@@ -51,7 +51,7 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
         )
     version = feature_version(settings)
     index = SearchIndex(services.search, settings.index)
-    catalogue = Catalogue(services.catalog)
+    catalogue = Catalogue(services.catalogue)
     exists = index.check()
     if exists:
         index.refuse_second_version(version, settings)
@@ -66,13 +66,13 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
     not_current = _NotCurrent(index if exists else None, version, request.force)
     pages = _pages(request, catalogue, Ledger(services.ledger, settings), created_at, progress)
     clock = Clock()
-    with _what_is_loaded_left_alone():
+    with _loaded_objects_frozen():
         planned, to_do = _write_items(folder, _asked(pages, not_current, clock))
     bounds: tuple[int, ...] = ()
     labels: tuple[str, ...] = ()
     if not request.dry_run:
         rows = packs.rows(folder / "items.parquet", ["category_id", "img_url"], at_once=_PAGE)
-        bounds, labels = split(rows, chunk_size(to_do, settings))
+        bounds, labels = chunk_bounds(rows, chunk_size(to_do, settings))
         # Not before all that a person may have to set right has been seen.
         if to_do:
             index.prepare()
@@ -87,7 +87,7 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
         labels=labels,
         notices=notices,
         seconds=time.monotonic() - started,
-        split=clock.seconds,
+        time_breakdown=clock.seconds,
         preview=reports.expectation(settings, to_do) if request.dry_run else {},
     )
     plan.save()
@@ -110,7 +110,7 @@ def chunk_size(to_do: int, settings: Settings) -> int:
     return size
 
 
-def split(rows: Iterable[Mapping[str, Any]], size: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def chunk_bounds(rows: Iterable[Mapping[str, Any]], size: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Cut items into chunks of at least `size`, the last one less, not between two of one URL.
 
     Only a URL that more than LARGEST_CHUNK items share is cut, and so fetched more than once.
@@ -200,15 +200,19 @@ def _asked(
             yield page
 
     with ThreadPoolExecutor(1, thread_name_prefix="plan") as thread:
-        yield from one_ahead(thread, ask, read())
+        yield from prefetched(thread, ask, read())
 
 
 def _write_items(folder: Path, pages: Iterable[tuple[_Page, Sequence[Item]]]) -> tuple[int, int]:
-    """Write the items to do, and the failures that are settled; how many items were planned and are to do."""
+    """Write the items to do and the failures that are resolved.
+
+    Returns:
+        How many items were planned, and how many of them are to do.
+    """
     planned = to_do = 0
     with (
         packs.writing(folder / "items.parquet", packs.ITEMS) as items,
-        packs.writing(folder / "settled.parquet", packs.ITEM_IDS) as settled,
+        packs.writing(folder / "resolved.parquet", packs.ITEM_IDS) as resolved,
     ):
         for page, not_current in pages:
             needed = {item.item_id: item for item in not_current}
@@ -218,13 +222,13 @@ def _write_items(folder: Path, pages: Iterable[tuple[_Page, Sequence[Item]]]) ->
                 for item in needed.values():
                     items.add(item._asdict())
             for item_id in page.failures.keys() - needed.keys():
-                settled.add({"item_id": item_id})
+                resolved.add({"item_id": item_id})
     return planned, to_do
 
 
 @contextmanager
-def _what_is_loaded_left_alone() -> Iterator[None]:
-    """Keep the garbage collector from all that is in memory by now.
+def _loaded_objects_frozen() -> Iterator[None]:
+    """Keep the garbage collector from looking at all that is in memory by now.
 
     Pages of answers make it look for garbage again and again, through every module loaded: more than half
     of the time that planning takes.
@@ -250,7 +254,7 @@ class _NotCurrent:
         self._force = force
 
     def __call__(self, page: _Page) -> Iterator[Item]:
-        """The items without a feature, or whose feature is older than a failure to make it anew."""
+        """The items without a feature, or whose feature is older than a failed attempt to replace it."""
         if self._force or self._index is None:
             yield from page.items
             return

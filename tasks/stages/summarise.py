@@ -1,5 +1,5 @@
-"""Stage 5: count what became of every planned item, write the report and the ledger, and fail a run that
-must fail."""
+"""Stage 5: count every planned item by status, write the report and the ledger, and fail a run that must
+fail."""
 
 import itertools
 import logging
@@ -14,7 +14,7 @@ from tasks.errors import RunFailedError
 from tasks.runs import packs, reports
 from tasks.runs.run import Chunk, Plan, Request
 from tasks.settings import Settings
-from tasks.shop.ledger import Ledger, Outcome
+from tasks.shop.ledger import ItemOutcome, Ledger
 from tasks.statuses import FAILURES, Status
 
 log = logging.getLogger(__name__)
@@ -24,7 +24,7 @@ _FIRST_FAILURES = 20
 
 
 def run(plan: Plan, settings: Settings, ledger: Ledger) -> dict[str, Any]:
-    """Write the report of a planned run, tell the ledger, and return the report.
+    """Write the report of a planned run, record the ledger, and return the report.
 
     Raises:
         RunFailedError: an item is unfinished, or more failed than FEATURES_FAILURE_BUDGET allows. The
@@ -62,8 +62,8 @@ def run(plan: Plan, settings: Settings, ledger: Ledger) -> dict[str, Any]:
     reasons = _reasons_to_fail(counts, plan, settings)
     # Before the ledger, which may not answer: the report is what a person looks for.
     _write(report, plan.request, settings, reasons)
-    settled = (row["item_id"] for row in packs.rows(plan.settled)) if plan.request.retry else ()
-    ledger.record(plan, _outcomes(plan), settled)
+    resolved = (row["item_id"] for row in packs.rows(plan.resolved)) if plan.request.retry else ()
+    ledger.record(plan, _outcomes(plan), resolved)
     if reasons:
         raise _failed(reasons, plan.request, settings)
     return report
@@ -116,7 +116,7 @@ def _failed(reasons: list[str], request: Request, settings: Settings) -> RunFail
     return RunFailedError(f"The run failed: {'; '.join(reasons)}. Report: {reports.path(request, settings)}")
 
 
-def _outcomes(plan: Plan) -> Iterator[Outcome]:
+def _outcomes(plan: Plan) -> Iterator[ItemOutcome]:
     """What became of every item to do; unfinished where its chunk did not get to its end."""
     for chunk in plan.chunks:
         items = packs.slice_of(plan.items, chunk.start, chunk.stop)
@@ -127,7 +127,7 @@ def _outcomes(plan: Plan) -> Iterator[Outcome]:
         else:
             ends = itertools.repeat((Status.UNFINISHED, _how_far(chunk)), len(items))
         for item, (status, reason) in zip(items, ends, strict=True):
-            yield Outcome(
+            yield ItemOutcome(
                 item_id=item["item_id"],
                 category_id=item["category_id"],
                 img_url=item["img_url"],
@@ -141,7 +141,7 @@ def _how_far(chunk: Chunk) -> str:
     return f"chunk {chunk.number} ({chunk.label}) did not finish; done so far: {stage}"
 
 
-def _named(outcome: Outcome) -> dict[str, Any]:
+def _named(outcome: ItemOutcome) -> dict[str, Any]:
     return {
         "item_id": outcome.item_id,
         "img_url": outcome.img_url,
@@ -152,13 +152,13 @@ def _named(outcome: Outcome) -> dict[str, Any]:
 
 def _measured(plan: Plan) -> dict[str, Any]:
     """Bytes, precision and each stage's work over all chunks, from the packs' own statistics."""
-    stages: dict[str, Any] = {"plan": _rate(plan.planned, plan.seconds) | _split(plan.split)}
+    stages: dict[str, Any] = {"plan": _rate(plan.planned, plan.seconds) | _breakdown(plan.time_breakdown)}
     precisions, devices = set(), set()
     total_bytes = requests = 0
     for stage, file in zip(reports.STAGES, ("pictures", "features", "outcomes"), strict=True):
         items, seconds = 0, 0.0
         waited: list[float] = []
-        split: Counter[str] = Counter()
+        breakdown: Counter[str] = Counter()
         for chunk in plan.chunks:
             pack: Path = getattr(chunk, file)
             if pack.exists():
@@ -166,12 +166,12 @@ def _measured(plan: Plan) -> dict[str, Any]:
                 items += chunk.stop - chunk.start
                 seconds += statistics["seconds"]
                 waited += [statistics["waited"]] if "waited" in statistics else []
-                split.update(statistics.get("split", {}))
+                breakdown.update(statistics.get("time_breakdown", {}))
                 total_bytes += statistics.get("bytes", 0)
                 requests += statistics.get("requests", 0)
                 precisions.add(statistics.get("precision"))
                 devices.add(statistics.get("device"))
-        stages[stage] = _rate(items, seconds) | _split(split)
+        stages[stage] = _rate(items, seconds) | _breakdown(breakdown)
         if waited:  # for a device that another chunk had
             stages[stage]["waited_seconds"] = round(sum(waited), 3)
     return {
@@ -193,9 +193,9 @@ def _rate(items: int, seconds: float) -> dict[str, Any]:
     }
 
 
-def _split(seconds: Mapping[str, float]) -> dict[str, Any]:
+def _breakdown(seconds: Mapping[str, float]) -> dict[str, Any]:
     """Seconds by what they went by with, where that is known."""
-    return {"split": {name: round(value, 3) for name, value in seconds.items()}} if seconds else {}
+    return {"time_breakdown": {name: round(value, 3) for name, value in seconds.items()}} if seconds else {}
 
 
 def _reasons_to_fail(counts: Counter[Status], plan: Plan, settings: Settings) -> list[str]:

@@ -33,7 +33,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     index = f"browser-{uuid.uuid4().hex}"
     # Whatever else is set, as a stack does, goes again once the servers have it.
     with mock.patch.dict(os.environ, {"ELASTICSEARCH_URL": elasticsearch_url, "FEATURES_INDEX": index}):
-        for name in (stack.CATALOG_VARIABLE, stack.SEARCH_VARIABLE, f"AIRFLOW_CONN_{LEDGER.upper()}"):
+        for name in (stack.CATALOGUE_VARIABLE, stack.SEARCH_VARIABLE, f"AIRFLOW_CONN_{LEDGER.upper()}"):
             os.environ.pop(name, None)
         started = Stack.start(
             None,

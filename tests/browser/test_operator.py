@@ -229,7 +229,9 @@ def test_the_keyboard_alone_reaches_what_matters(admin: Browser) -> None:
     tab()
     admin.focused().send_keys(Keys.ENTER)
     reached = [tab(), tab()]
-    assert reached[-1].startswith("Fill the gap"), "past the navigation, the table's region and then its link"
+    assert reached[-1].startswith("Backfill missing features"), (
+        "past the navigation, the table's region and then its link"
+    )
     assert admin.run("return getComputedStyle(document.activeElement).outlineStyle") == "solid"
     admin.focused().send_keys(Keys.ENTER)
     admin.see("h1", "Backfill of category")
@@ -302,7 +304,7 @@ def test_pages_and_links_hold_under_a_path(under_a_path: Browser, running: Stack
         here.click("nav a", "Failures")
         here.see("h1", "Failures")
         here.click("nav a", "Coverage")
-        here.click("a", "Fill the gap")
+        here.click("a", "Backfill missing features")
         here.see("h1", "Backfill of category")
         here.click("button", "Start the backfill")
         here.see("h1", BACKFILL)

@@ -1,4 +1,4 @@
-"""Who is told of a night that failed or is late, on a real mail server and a real webhook."""
+"""The alerts of a nightly run that failed or is overdue, on a real mail server and a real webhook."""
 
 import email
 import json
@@ -9,7 +9,7 @@ import pytest
 from aiosmtpd.controller import Controller
 from aiosmtpd.handlers import Message
 
-from dags.alerts import night_failed, night_late
+from dags.alerts import run_failed, run_overdue
 from local_stack.process import free_port
 from tasks.errors import ConfigurationError
 from tests.dags.webhook import webhook
@@ -54,7 +54,7 @@ def hook(monkeypatch):
 
 def failed(message):
     run = SimpleNamespace(dag_id="nightly_feature_index", run_id=RUN)
-    night_failed({"dag_run": run, "exception": RuntimeError(message)})
+    run_failed({"dag_run": run, "exception": RuntimeError(message)})
 
 
 def test_a_failed_night_is_told_by_both_with_reason_and_link(mails, hook, monkeypatch):
@@ -78,11 +78,11 @@ def test_a_failed_night_is_told_by_both_with_reason_and_link(mails, hook, monkey
     assert f"https://airflow.example/shop{LINK}" in text
 
 
-def test_a_late_night_is_told(hook, monkeypatch):
+def test_an_overdue_run_is_alerted(hook, monkeypatch):
     monkeypatch.setenv("FEATURES_NIGHTLY_DEADLINE_HOURS", "2.5")
-    night_late({"dag_run": {"dag_id": "nightly_feature_index", "dag_run_id": RUN}, "deadline": {}})
+    run_overdue({"dag_run": {"dag_id": "nightly_feature_index", "dag_run_id": RUN}, "deadline": {}})
     [(_, body)] = hook.posts
-    assert body["what"] == "late"
+    assert body["what"] == "overdue"
     assert "not done 2.5 hours after" in body["why"]
     assert body["link"].endswith(LINK)
 

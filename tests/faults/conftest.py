@@ -23,7 +23,7 @@ def proxy(elasticsearch_url: str) -> Iterator[FaultProxy]:
 @pytest.fixture
 def proxied_shop(sqlite_shop: SmallShop, proxy: FaultProxy) -> SmallShop:
     """An empty shop whose Elasticsearch the stages reach through the proxy, and the test itself directly."""
-    services = Services(sqlite_shop.services.catalog, search_connection(proxy.url))
+    services = Services(sqlite_shop.services.catalogue, search_connection(proxy.url))
     return replace(sqlite_shop, services=services)
 
 

@@ -45,8 +45,8 @@ def postgres(socket_path):
 def shop(new_shop, postgres):
     """A shop whose catalogue the stages reach through the proxy, and the test itself directly."""
     shop = new_shop("timestamptz")
-    catalog = replace(shop.services.catalog, host="127.0.0.1", port=postgres.port, password="hunter2")
-    return replace(shop, services=Services(catalog, shop.services.search))
+    catalogue = replace(shop.services.catalogue, host="127.0.0.1", port=postgres.port, password="hunter2")
+    return replace(shop, services=Services(catalogue, shop.services.search))
 
 
 def fill(shop):
@@ -168,7 +168,7 @@ def test_a_catalogue_that_is_gone_while_features_are_written(shop, postgres, how
     chunk = shop.chunk(vectors)
     if how == "cut":
         before_asking = postgres.bytes_from_server
-        Catalogue(shop.services.catalog).urls(["late"])
+        Catalogue(shop.services.catalogue).urls(["late"])
         once = postgres.bytes_from_server - before_asking
         postgres.cut_after = postgres.bytes_from_server + once - 20
     else:

@@ -516,7 +516,7 @@ def test_a_server_killed_in_the_middle_of_the_bulks_and_started_again(sqlite_sho
     port = int(server.url.rpartition(":")[2])
     try:
         with FaultProxy(server.url) as proxy, Client(server.url) as client:
-            services = Services(sqlite_shop.services.catalog, search_connection(proxy.url))
+            services = Services(sqlite_shop.services.catalogue, search_connection(proxy.url))
             shop = replace(sqlite_shop, client=client, services=services)
             SearchIndex(services.search, shop.index).prepare()
             work = new_work(shop, count=300)

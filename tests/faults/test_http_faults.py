@@ -246,7 +246,7 @@ def test_each_fault_has_its_status_and_touches_no_other_item(sqlite_shop, stock,
         index=f"{shop.index}-clean",
         data_dir=tmp_path / "clean",
     )
-    clean = replace(clean, services=replace(shop.services, catalog=clean.catalogue.connection))
+    clean = replace(clean, services=replace(shop.services, catalogue=clean.catalogue.connection))
     register(clean, stock, FINE)
     report = run(clean, stock, "clean")
     assert (report["state"], report["counts"]) == ("success", {"indexed": len(FINE)})

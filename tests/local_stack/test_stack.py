@@ -18,7 +18,7 @@ from tasks.errors import ConfigurationError
 def var(tmp_path, monkeypatch):
     """The folder of the shops, with none in it."""
     monkeypatch.setattr(stack, "REPOSITORY", tmp_path)
-    for variable in (stack.CATALOG_VARIABLE, stack.SEARCH_VARIABLE, "ELASTICSEARCH_URL"):
+    for variable in (stack.CATALOGUE_VARIABLE, stack.SEARCH_VARIABLE, "ELASTICSEARCH_URL"):
         monkeypatch.delenv(variable, raising=False)
     return tmp_path / "var"
 

@@ -24,7 +24,7 @@ from tasks.runs.run import Plan, Request
 from tasks.search.mapping import URL, VERSION
 from tasks.serve.client import Inference
 from tasks.settings import Settings
-from tasks.shop.ledger import Ledger, Outcome
+from tasks.shop.ledger import ItemOutcome, Ledger
 from tasks.stages import summarise
 from tasks.statuses import Status
 from tests.picture_files import saved
@@ -458,8 +458,10 @@ def book(site: Site) -> Iterator[sqlite3.Connection]:
         current=0,
         created_at=NOON,
     )
-    gone = [Outcome(f"g{n:02}", "00000020", "javascript:alert(1)", Status.GONE, HOSTILE) for n in range(57)]
-    large = [Outcome(f"t{n}", "00000010", "http://img/1.jpg", Status.TOO_LARGE, None) for n in range(3)]
+    gone = [
+        ItemOutcome(f"g{n:02}", "00000020", "javascript:alert(1)", Status.GONE, HOSTILE) for n in range(57)
+    ]
+    large = [ItemOutcome(f"t{n}", "00000010", "http://img/1.jpg", Status.TOO_LARGE, None) for n in range(3)]
     Ledger(None, site.settings).record(plan, gone + large, now=NOON)
     with closing(sqlite3.connect(site.settings.data_dir / "ledger.db")) as connection:
         yield connection

@@ -155,7 +155,7 @@ def no_room(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """For any file, from when the stage comes to make one: other things it needs count as files, too."""
     with monkeypatch.context() as patch, limit_kept():
         patch.setattr(sys, "dont_write_bytecode", True)  # a module imported now must not be cached cut short
-        patch.setattr(files, "appearing_whole", first(lambda: leave_room_for(0), files.appearing_whole))
+        patch.setattr(files, "atomic_write", first(lambda: leave_room_for(0), files.atomic_write))
         yield
 
 
@@ -265,7 +265,9 @@ def test_planning_on_a_full_disk(
         planning(sqlite_shop)
     folder = sqlite_shop.data_dir / "nightly" / "r"
     left = [path for path in folder.rglob("*") if not path.is_dir()]
-    assert all(path.name.endswith(".parquet") and packs.finished(path) is not None for path in left)
+    assert all(
+        path.name.endswith(".parquet") and packs.finished_or_moved_aside(path) is not None for path in left
+    )
 
     planned = planning(sqlite_shop)
     assert Plan.load(planned.folder) == planned

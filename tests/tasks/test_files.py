@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 
 from tasks.errors import ServiceUnavailableError
-from tasks.files import appearing_whole, identity, is_left_over, move_aside, read_json, write_json
+from tasks.files import atomic_write, identity, is_left_over, move_aside, read_json, write_json
 from tasks.settings import REPOSITORY
 
 
 def test_a_file_is_there_once_the_block_has_ended(tmp_path: Path) -> None:
     path = tmp_path / "new" / "folders" / "file.txt"
-    with appearing_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("first half, ")
         assert temporary.parent == path.parent, "only within one file system is a rename atomic"
         assert not path.exists()
@@ -29,7 +29,7 @@ def test_a_file_is_there_once_the_block_has_ended(tmp_path: Path) -> None:
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit, MemoryError])
 def test_a_block_that_fails_leaves_what_was_there(tmp_path: Path, error: type[BaseException]) -> None:
     def write_half() -> None:
-        with appearing_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_text("half")
             raise error
 
@@ -47,9 +47,9 @@ def test_a_block_that_fails_leaves_what_was_there(tmp_path: Path, error: type[Ba
 
 def test_two_attempts_at_once_have_files_of_their_own(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
-    with appearing_whole(path) as slow:
+    with atomic_write(path) as slow:
         slow.write_text("the zombie's ")
-        with appearing_whole(path) as quick:
+        with atomic_write(path) as quick:
             assert quick != slow
             quick.write_text("the retry's")
         assert path.read_text() == "the retry's"
@@ -87,8 +87,8 @@ def test_killed_in_the_middle_nothing_appears(tmp_path: Path) -> None:
     script = """
 import os, sys, time
 from pathlib import Path
-from tasks.files import appearing_whole
-with appearing_whole(Path(sys.argv[1])) as temporary:
+from tasks.files import atomic_write
+with atomic_write(Path(sys.argv[1])) as temporary:
     temporary.write_text("half")
     print("in the middle", flush=True)
     time.sleep(60)
@@ -101,7 +101,7 @@ with appearing_whole(Path(sys.argv[1])) as temporary:
         process.send_signal(signal.SIGKILL)
         assert process.wait(10) == -signal.SIGKILL
     assert not path.exists()
-    with appearing_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text("whole")
     assert path.read_text() == "whole"
 
@@ -213,7 +213,7 @@ def test_a_file_in_the_folders_place_is_named(tmp_path: Path, below: str) -> Non
     ],
 )
 def test_an_error_of_the_blocks_own_work_is_not_blamed_on_the_disk(tmp_path: Path, error: OSError) -> None:
-    with pytest.raises(type(error)) as raised, appearing_whole(tmp_path / "file.txt"):
+    with pytest.raises(type(error)) as raised, atomic_write(tmp_path / "file.txt"):
         raise error
     assert raised.value is error
     assert list(tmp_path.iterdir()) == []
@@ -295,7 +295,7 @@ def test_what_cannot_be_moved_aside_is_named(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_temporary_file_is_known_by_its_name(tmp_path: Path) -> None:
-    with appearing_whole(tmp_path / "pictures.parquet") as temporary:
+    with atomic_write(tmp_path / "pictures.parquet") as temporary:
         temporary.write_text("")
         assert is_left_over(temporary.name)
     for name in (

@@ -245,7 +245,7 @@ def test_any_plans(
 
 def abandon(path: Path) -> Path:
     """The temporary file of a writer that was killed."""
-    with files.appearing_whole(path) as temporary:
+    with files.atomic_write(path) as temporary:
         temporary.write_text("half")
     return path.rename(temporary)
 

@@ -292,9 +292,9 @@ BAD = {
         ["catalogue", NOWHERE, "shop_catalog"],
     ),
     "catalogue that is not there": (
-        {"AIRFLOW_CONN_SHOP_CATALOG": "sqlite:////nowhere/catalog.db"},
+        {"AIRFLOW_CONN_SHOP_CATALOG": "sqlite:////nowhere/catalogue.db"},
         NIGHT,
-        ["/nowhere/catalog.db"],
+        ["/nowhere/catalogue.db"],
     ),
     "Elasticsearch that does not answer": (
         {"AIRFLOW_CONN_SHOP_SEARCH": f"http://elastic:hunter2@{NOWHERE}"},
@@ -396,7 +396,7 @@ def test_ctrl_c_leaves_nothing_half_written(sqlite_shop, image_server, run_here)
     assert out == ""
     # Only the plan was finished, and the report says so; no file is there in part.
     files = {path.name for path in Path(shop.data_dir / "command_line").rglob("*") if path.is_file()}
-    assert files == {"items.parquet", "settled.parquet", "plan.json", "report.json"}
+    assert files == {"items.parquet", "resolved.parquet", "plan.json", "report.json"}
     (report,) = Path(shop.data_dir / "command_line").rglob("report.json")
     assert json.loads(report.read_text())["counts"] == {"unfinished": 5}
     assert shop.sequence_numbers() == before
@@ -449,7 +449,7 @@ def test_no_password_or_key_is_shown_or_left_behind(new_shop, image_server, run_
     shop = new_shop("timestamptz")
     stock(shop, image_server, "fine", "gone")
     image_server.answer("/gone.jpg", Reply(404))
-    catalogue, search = shop.services.catalog, shop.services.search
+    catalogue, search = shop.services.catalogue, shop.services.search
     closed = free_port()
     # The servers of these tests ask for no log-in, and take any.
     host = "127.0.0.1" if down == "catalogue" else str(catalogue.host).replace("/", "%2F")

@@ -5,7 +5,7 @@ import re
 import pytest
 
 from tasks import progress
-from tasks.progress import told
+from tasks.progress import reported
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def taking(clock, count, seconds):
 
 def test_it_passes_everything_on_and_tells_from_time_to_time(clock):
     words = []
-    assert list(told(words.append, every=10)(taking(clock, 45, 0.5), "extract", 45)) == list(range(45))
+    assert list(reported(words.append, every=10)(taking(clock, 45, 0.5), "extract", 45)) == list(range(45))
     # 0.5 s an item: after 10 s there are 20, after 20 s there are 40, and at the end all.
     assert words == [
         "20 of 45 done, 2.0/s, 12 s left",
@@ -43,7 +43,7 @@ def test_it_passes_everything_on_and_tells_from_time_to_time(clock):
 
 def test_without_a_total_it_foretells_no_end(clock):
     words = []
-    list(told(words.append, every=1)(taking(clock, 2_000, 0.001), "plan", 0))
+    list(reported(words.append, every=1)(taking(clock, 2_000, 0.001), "plan", 0))
     assert words[-1] == "2,000 done, 1000.0/s"
     assert not any("left" in word for word in words)
 
@@ -56,23 +56,21 @@ def test_the_first_result_does_not_wait_for_the_second():
             asked.append(number)
             yield number
 
-    shown = iter(told(lambda _: None)(results(), "index", 3))
+    shown = iter(reported(lambda _: None)(results(), "index", 3))
     assert next(shown) == 0
     assert asked == [0]
 
 
-def test_work_goes_on_when_nobody_can_be_told(clock, caplog):
+def test_work_goes_on_when_it_cannot_be_reported(clock, caplog):
     tried = []
 
     def broken(words):
         tried.append(words)
         raise ConnectionError("the API server is away")
 
-    assert list(told(broken, every=1)(taking(clock, 10, 1.0), "download", 10)) == list(range(10))
+    assert list(reported(broken, every=1)(taking(clock, 10, 1.0), "download", 10)) == list(range(10))
     assert len(tried) == 1
-    assert re.search(
-        "Word of the progress does not get through.*the API server is away", caplog.text, re.DOTALL
-    )
+    assert re.search("The progress cannot be reported.*the API server is away", caplog.text, re.DOTALL)
 
 
 def test_an_error_of_the_work_itself_comes_through():
@@ -81,4 +79,4 @@ def test_an_error_of_the_work_itself_comes_through():
         raise ValueError("of the work")
 
     with pytest.raises(ValueError, match="of the work"):
-        list(told(lambda _: None)(results(), "index", 2))
+        list(reported(lambda _: None)(results(), "index", 2))

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from local_stack.elasticsearch import Elasticsearch, data_folder, server_url_from_environment
 from local_stack.process import interrupt_when_told_to_end
 from tasks.errors import FeatureIndexError
-from tasks.files import appearing_whole
+from tasks.files import atomic_write
 from tasks.search.client import client
 from tasks.settings import REPOSITORY
 from tasks.shop.connections import SEARCH, Connection
@@ -63,7 +63,7 @@ def main() -> int:
     page = results.page(WAYS)
     print(page)
     if arguments.rounds >= LONG and not arguments.only:
-        with appearing_whole(PAGE) as temporary:
+        with atomic_write(PAGE) as temporary:
             temporary.write_text(page, encoding="utf-8")
     return 1 if results.failure else 0
 

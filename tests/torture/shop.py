@@ -88,7 +88,7 @@ def running_shop(
     """A shop of so many pictures, its picture server running."""
     with ExitStack() as ending:
         server = ending.enter_context(ScriptedServer())
-        catalogue = sqlite_catalogue(folder / "catalog.db")
+        catalogue = sqlite_catalogue(folder / "catalogue.db")
         environment = {
             "AIRFLOW_CONN_SHOP_CATALOG": as_uri(catalogue.connection),
             "AIRFLOW_CONN_SHOP_SEARCH": search_url,

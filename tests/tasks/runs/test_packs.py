@@ -257,7 +257,7 @@ def test_a_pack_with_holes_says_what_to_do(many: tuple[Path, list[dict[str, Any]
 
 ROWS: dict[str, tuple[pa.Schema, list[dict[str, Any]]]] = {
     "items": (packs.ITEMS, [item(number) for number in range(9)]),
-    "settled": (packs.ITEM_IDS, [{"item_id": f"{number}"} for number in range(9)]),
+    "resolved": (packs.ITEM_IDS, [{"item_id": f"{number}"} for number in range(9)]),
     "pictures": (
         packs.PICTURES,
         [{"img_url": "u", "content": b"JPEG" * 30, "sha256": "s"}, {"status": "gone"}],
@@ -289,7 +289,7 @@ def test_a_pack_of_another_release_is_made_again_and_still_tells_of_its_work(tmp
         with pytest.raises(packs.DamagedPackError, match=r"another release wrote it.* clear `extract`"):
             read()
     assert packs.statistics(path)["seconds"] == 7.5
-    assert packs.finished(path) is None
+    assert packs.finished_or_moved_aside(path) is None
     assert not path.exists(), "moved aside"
 
 
@@ -345,7 +345,7 @@ def test_a_damaged_pack_is_moved_aside_and_done_again(
     damage(path)
     content = path.read_bytes() if path.is_file() else None
 
-    assert packs.finished(path) is None
+    assert packs.finished_or_moved_aside(path) is None
 
     (aside,) = tmp_path.iterdir()
     assert re.fullmatch(r"\.outcomes\.parquet\.damaged-[0-9a-f]{32}", aside.name)
@@ -358,22 +358,22 @@ def test_a_damaged_pack_is_moved_aside_and_done_again(
     )
 
     leave(path, again=True)
-    assert packs.finished(path) == {"seconds": 1.5, "again": True}
+    assert packs.finished_or_moved_aside(path) == {"seconds": 1.5, "again": True}
     assert {*tmp_path.iterdir()} == {path, aside}
 
 
 def test_a_pack_that_is_good_or_not_there_is_left_as_it_is(
     tmp_path: Path, many: tuple[Path, list[dict[str, Any]]], caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert packs.finished(tmp_path / "outcomes.parquet") is None
-    assert packs.finished(tmp_path / "nowhere" / "outcomes.parquet") is None
+    assert packs.finished_or_moved_aside(tmp_path / "outcomes.parquet") is None
+    assert packs.finished_or_moved_aside(tmp_path / "nowhere" / "outcomes.parquet") is None
     assert list(tmp_path.iterdir()) == []
     for kind in ROWS:
         path = leave(tmp_path / f"{kind}.parquet", kind=kind)
         before = path.stat()
-        assert packs.finished(path) == {"seconds": 1.5, "kind": kind}
+        assert packs.finished_or_moved_aside(path) == {"seconds": 1.5, "kind": kind}
         assert path.stat() == before
-    assert packs.finished(many[0]) == {}
+    assert packs.finished_or_moved_aside(many[0]) == {}
     assert not caplog.records
 
 
@@ -383,10 +383,10 @@ def test_a_pack_that_cannot_be_opened_now_is_not_taken_for_damaged(tmp_path: Pat
     resource.setrlimit(resource.RLIMIT_NOFILE, (0, before[1]))
     try:
         with pytest.raises(ServiceUnavailableError, match="Too many open files"):
-            packs.finished(path)
+            packs.finished_or_moved_aside(path)
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
-    assert packs.finished(path) == {"seconds": 1.5}
+    assert packs.finished_or_moved_aside(path) == {"seconds": 1.5}
 
 
 def test_a_pack_that_memory_is_too_small_for_is_not_taken_for_damaged(
@@ -399,27 +399,27 @@ def test_a_pack_that_memory_is_too_small_for_is_not_taken_for_damaged(
     with monkeypatch.context() as patch:
         patch.setattr(pq.ParquetFile, "iter_batches", iter_batches)
         with pytest.raises(MemoryError):
-            packs.finished(path)
-    assert packs.finished(path) == {"seconds": 1.5}
+            packs.finished_or_moved_aside(path)
+    assert packs.finished_or_moved_aside(path) == {"seconds": 1.5}
 
 
 def test_features_that_have_lost_their_pictures_are_moved_aside(tmp_path: Path) -> None:
     """Other pictures may come for the same URLs, and nobody would compute their features."""
     pictures, features, outcomes = (leave(tmp_path / f"{kind}.parquet") for kind in list(ROWS)[2:])
-    assert packs.finished(pictures)
+    assert packs.finished_or_moved_aside(pictures)
     assert features.exists()
 
     flip_in_the_first_column(pictures)
-    assert packs.finished(pictures) is None
+    assert packs.finished_or_moved_aside(pictures) is None
     assert {path.name for path in tmp_path.glob("[!.]*")} == {outcomes.name}
     assert len(list(tmp_path.glob(".features.parquet.damaged-*"))) == 1
 
     leave(features)
-    assert packs.finished(pictures) is None, "it is not there"
+    assert packs.finished_or_moved_aside(pictures) is None, "it is not there"
     assert not features.exists()
     flip_in_the_first_column(outcomes)
-    assert packs.finished(leave(features))
-    assert packs.finished(outcomes) is None
+    assert packs.finished_or_moved_aside(leave(features))
+    assert packs.finished_or_moved_aside(outcomes) is None
     assert features.exists()
 
 
@@ -441,9 +441,9 @@ def test_the_features_of_another_attempts_pictures_stay(
     if outlived:
         leave(features)
     monkeypatch.setattr(files, "identity", identity_as_another_attempt_comes)
-    assert packs.finished(pictures) is None
+    assert packs.finished_or_moved_aside(pictures) is None
     monkeypatch.undo()
-    assert packs.finished(features) == {"seconds": 1.5, "newer": True}
+    assert packs.finished_or_moved_aside(features) == {"seconds": 1.5, "newer": True}
     assert not list(tmp_path.glob(".*"))
 
 
@@ -462,7 +462,7 @@ def test_a_good_pack_that_comes_between_look_and_move_stays(
         return really(self, target)
 
     monkeypatch.setattr(Path, "rename", rename_after_another_attempt)
-    assert packs.finished(path) == {"seconds": 1.5, "other": True}
+    assert packs.finished_or_moved_aside(path) == {"seconds": 1.5, "other": True}
     assert [path.stat().st_ino] == others
     assert {found.name for found in tmp_path.iterdir()} == {path.name, "moved by the other"}
 
@@ -474,7 +474,7 @@ def test_attempts_at_once_never_lose_a_finished_pack(tmp_path: Path) -> None:
 
     def attempt(number: int) -> tuple[bool, int]:
         together.wait()
-        redone = packs.finished(path) is None
+        redone = packs.finished_or_moved_aside(path) is None
         if redone:
             leave(path, by=number)
         return redone, path.stat().st_ino
@@ -486,7 +486,7 @@ def test_attempts_at_once_never_lose_a_finished_pack(tmp_path: Path) -> None:
             results = list(pool.map(attempt, range(attempts)))
             assert any(redone for redone, _ in results)
             assert {inode for _, inode in results} == {path.stat().st_ino}, "all see the same pack"
-            assert packs.finished(path)
+            assert packs.finished_or_moved_aside(path)
 
 
 @pytest.mark.parametrize(
@@ -496,7 +496,7 @@ def test_attempts_at_once_never_lose_a_finished_pack(tmp_path: Path) -> None:
         ("chunk-0012/features.parquet", "clear `extract` of chunk-0012 with everything downstream"),
         ("chunk-0000/outcomes.parquet", "clear `index` of chunk-0000 with everything downstream"),
         ("items.parquet", "clear the run's `plan` task"),
-        ("settled.parquet", "clear the run's `plan` task"),
+        ("resolved.parquet", "clear the run's `plan` task"),
     ],
 )
 def test_what_cannot_be_read_says_which_task_to_clear(tmp_path: Path, name: str, remedy: str) -> None:

@@ -100,9 +100,9 @@ def test_a_report_in_a_few_lines():
 
 
 def test_the_bottleneck_is_the_largest_part_of_the_longest_stage():
-    def stage(seconds, **split):
+    def stage(seconds, **breakdown):
         return {"items": 9, "seconds": seconds, "items_per_second": 9 / seconds} | (
-            {"split": split} if split else {}
+            {"time_breakdown": breakdown} if breakdown else {}
         )
 
     report = {
@@ -116,7 +116,7 @@ def test_the_bottleneck_is_the_largest_part_of_the_longest_stage():
     }
     assert reports.described(report).splitlines()[-1] == "bottleneck: extract, computing 51.3 s"
     assert reports.bottleneck(report) == ("extract", "computing", 51.26)
-    del report["stages"]["extract"]["split"]
+    del report["stages"]["extract"]["time_breakdown"]
     assert reports.bottleneck(report) == ("extract", None, 60.0)
     assert "bottleneck" not in reports.described(report)
 
@@ -154,11 +154,11 @@ def night(end, state="success"):
 )
 def test_a_night_is_late_six_hours_after_the_next_one_was_due(nights, said):
     now = datetime(2026, 10, 3, 6, tzinfo=UTC)
-    told = reports.late_night(nights, now, Settings())
+    told = reports.overdue_run(nights, now, Settings())
     assert told is None if said is None else said in told
     if said is None:
-        assert "late" in reports.late_night(nights, now + timedelta(seconds=1), Settings())
-        assert "late" in reports.late_night(nights, now, Settings(nightly_deadline_hours=5.9))
+        assert "late" in reports.overdue_run(nights, now + timedelta(seconds=1), Settings())
+        assert "late" in reports.overdue_run(nights, now, Settings(nightly_deadline_hours=5.9))
 
 
 def test_a_run_that_did_nothing_has_no_bottleneck():

@@ -105,7 +105,7 @@ def test_a_refusal_keeps_its_status_and_words(settings: Settings, answering: Ans
 
 def test_features_of_another_model_are_refused(settings: Settings, answering: Answering) -> None:
     answering(200, {"X-Feature-Version": "inception_v3-another"}, feature_body(FEATURE.tolist()))
-    with pytest.raises(InferenceError, match=r"inception_v3-another.*Start it anew") as refused:
+    with pytest.raises(InferenceError, match=r"inception_v3-another.*Restart it") as refused:
         Inference(settings).feature_of_url("http://a/b")
     assert (refused.value.http_status, refused.value.status) == (503, "unavailable")
 

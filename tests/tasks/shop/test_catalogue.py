@@ -16,7 +16,7 @@ from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.shop import catalogue as module
 from tasks.shop import database
 from tasks.shop.catalogue import EARLIEST, LATEST, Catalogue, Item
-from tasks.shop.connections import CATALOG, Connection
+from tasks.shop.connections import CATALOGUE, Connection
 from tests.shop_fixtures import CATALOGUE_KINDS, NOON
 
 POSTGRES_KINDS = [kind for kind in CATALOGUE_KINDS if kind != "sqlite"]
@@ -265,13 +265,13 @@ def test_a_comment_may_hold_anything(catalogue, statements):
 
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigurationError, match=re.escape(str(tmp_path / "none.db"))):
-        Catalogue(Connection(CATALOG, "sqlite", schema=str(tmp_path / "none.db")))
+        Catalogue(Connection(CATALOGUE, "sqlite", schema=str(tmp_path / "none.db")))
     assert not (tmp_path / "none.db").exists()
 
 
 def test_a_file_that_is_no_database_is_refused(tmp_path):
     (tmp_path / "text.db").write_text("item_id,item_name\n" * 100)
-    reader = Catalogue(Connection(CATALOG, "sqlite", schema=str(tmp_path / "text.db")))
+    reader = Catalogue(Connection(CATALOGUE, "sqlite", schema=str(tmp_path / "text.db")))
     with pytest.raises(ConfigurationError, match="not a database"):
         list(reader.changed(EARLIEST, LATEST))
 
@@ -281,8 +281,10 @@ def test_a_path_may_hold_what_means_something_in_a_uri(tmp_path, new_catalogue):
     catalogue.add("a", "u")
     odd = tmp_path / "100% new? #1 %20"
     odd.mkdir()
-    path = Path(catalogue.connection.schema).rename(odd / "catalog.db")
-    assert ids(Catalogue(Connection(CATALOG, "sqlite", schema=str(path))).changed(EARLIEST, LATEST)) == {"a"}
+    path = Path(catalogue.connection.schema).rename(odd / "catalogue.db")
+    assert ids(Catalogue(Connection(CATALOGUE, "sqlite", schema=str(path))).changed(EARLIEST, LATEST)) == {
+        "a"
+    }
 
 
 def test_a_locked_file_may_be_free_later(new_catalogue, monkeypatch):
@@ -300,7 +302,7 @@ def test_a_locked_file_may_be_free_later(new_catalogue, monkeypatch):
 def test_an_unreachable_server_is_named_and_no_password(postgres_url):  # noqa: ARG001
     port = free_port()
     connection = Connection(
-        CATALOG, "postgres", host="127.0.0.1", port=port, login="reader", password="hunter2", schema="shop"
+        CATALOGUE, "postgres", host="127.0.0.1", port=port, login="reader", password="hunter2", schema="shop"
     )
     with pytest.raises(ServiceUnavailableError) as failed:
         list(Catalogue(connection).changed(EARLIEST, LATEST))
@@ -310,7 +312,7 @@ def test_an_unreachable_server_is_named_and_no_password(postgres_url):  # noqa: 
 
 def test_a_connection_of_another_type_is_refused():
     with pytest.raises(ConfigurationError, match="mysql"):
-        Catalogue(Connection(CATALOG, "mysql", host="h"))
+        Catalogue(Connection(CATALOGUE, "mysql", host="h"))
 
 
 def test_both_indexes_are_recognised(catalogue):

@@ -8,11 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.errors import ConfigurationError
-from tasks.shop.connections import CATALOG, SEARCH, Connection, Services
+from tasks.shop.connections import CATALOGUE, SEARCH, Connection, Services
 
 FIELDS = ("conn_type", "host", "port", "login", "password", "schema")
 
-CATALOG_VARIABLE = "AIRFLOW_CONN_SHOP_CATALOG"
+CATALOGUE_VARIABLE = "AIRFLOW_CONN_SHOP_CATALOG"
 SEARCH_VARIABLE = "AIRFLOW_CONN_SHOP_SEARCH"
 
 
@@ -26,16 +26,16 @@ def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 @pytest.fixture(autouse=True)
 def no_connections_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in (CATALOG_VARIABLE, SEARCH_VARIABLE, "ELASTICSEARCH_URL"):
+    for name in (CATALOGUE_VARIABLE, SEARCH_VARIABLE, "ELASTICSEARCH_URL"):
         monkeypatch.delenv(name, raising=False)
 
 
 def ours(value: str) -> dict[str, Any]:
     """What we read from a variable, an empty text counting as none: nothing we do tells them apart."""
     with pytest.MonkeyPatch.context() as patched:
-        patched.setenv(CATALOG_VARIABLE, value)
-        read = Connection.from_environment(CATALOG)
-    assert read.conn_id == CATALOG
+        patched.setenv(CATALOGUE_VARIABLE, value)
+        read = Connection.from_environment(CATALOGUE)
+    assert read.conn_id == CATALOGUE
     return {name: getattr(read, name) or None for name in FIELDS} | {"extra": dict(read.extra)}
 
 
@@ -44,17 +44,17 @@ def airflows(value: str) -> dict[str, Any]:
     from airflow.sdk import Connection as AirflowConnection
 
     parse = AirflowConnection.from_json if value.lstrip().startswith("{") else AirflowConnection.from_uri
-    read = parse(value, conn_id=CATALOG)
+    read = parse(value, conn_id=CATALOGUE)
     return {name: getattr(read, name) or None for name in FIELDS} | {"extra": read.extra_dejson}
 
 
 URIS = [
-    "sqlite:////var/shop/catalog.db",
-    "sqlite:///catalog.db",
+    "sqlite:////var/shop/catalogue.db",
+    "sqlite:///catalogue.db",
     "sqlite:////tmp/a%20b.db?mode=ro",
     "sqlite://%2Fvar%2Fshop%2FCatalog.db",
     "sqlite://Data%2FCatalog.db",
-    "sqlite://%2fvar%2fshop%2fcatalog.db",
+    "sqlite://%2fvar%2fshop%2fcatalogue.db",
     "postgres://user:pass@host:5432/shop",
     "postgresql://user:pass@host:5432/shop",
     "postgresql+psycopg2://user:pass@host:5432/shop",
@@ -96,7 +96,7 @@ JSONS: list[dict[str, Any]] = [
     {"conn_type": "postgres", "host": "h", "port": "5432", "extra": {"sslmode": "require", "n": [1]}},
     {"conn_type": "postgresql", "extra": '{"sslmode": "require"}'},
     {"conn_type": "google-cloud-platform", "port": None, "extra": None},
-    {"conn_type": "sqlite", "schema": "/var/상점/catalog.db", "extra": ""},
+    {"conn_type": "sqlite", "schema": "/var/상점/catalogue.db", "extra": ""},
     {"conn_type": "elasticsearch", "login": "", "password": "", "host": "", "extra": {}},
     {"conn_type": "http", "host": "https://es.example", "port": 0, "description": "the shop's"},
 ]
@@ -126,7 +126,7 @@ def test_whatever_airflow_writes_we_read(
     from airflow.sdk import Connection as AirflowConnection
 
     written = AirflowConnection(
-        conn_id=CATALOG,
+        conn_id=CATALOGUE,
         conn_type="postgres",
         host=host,
         port=port,
@@ -174,10 +174,10 @@ BROKEN = [
 def test_what_cannot_be_read_names_the_variable_and_no_secret(
     value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv(CATALOG_VARIABLE, value)
+    monkeypatch.setenv(CATALOGUE_VARIABLE, value)
     with pytest.raises(ConfigurationError) as refused:
-        Connection.from_environment(CATALOG)
-    assert CATALOG_VARIABLE in str(refused.value)
+        Connection.from_environment(CATALOGUE)
+    assert CATALOGUE_VARIABLE in str(refused.value)
     assert "hunter2" not in str(refused.value)
     assert refused.value.__cause__ is None
     assert refused.value.__suppress_context__, "the first error quotes the value"
@@ -194,24 +194,24 @@ def test_what_cannot_be_read_names_the_variable_and_no_secret(
     ],
 )
 def test_a_connection_shown_holds_no_secret(value: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(CATALOG_VARIABLE, value)
+    monkeypatch.setenv(CATALOGUE_VARIABLE, value)
     monkeypatch.setenv(SEARCH_VARIABLE, value)
     services = Services.from_environment()
-    assert "hunter2" in repr([services.catalog.password, services.catalog.extra])
-    for shown in (repr(services), str(services.search), f"{services.catalog}"):
+    assert "hunter2" in repr([services.catalogue.password, services.catalogue.extra])
+    for shown in (repr(services), str(services.search), f"{services.catalogue}"):
         assert "es.example" in shown
         assert "hunter2" not in shown
 
 
 def test_no_connection_says_which_variable_to_set() -> None:
-    with pytest.raises(ConfigurationError, match=CATALOG_VARIABLE):
+    with pytest.raises(ConfigurationError, match=CATALOGUE_VARIABLE):
         Services.from_environment()
     with pytest.raises(ConfigurationError, match=f"{SEARCH_VARIABLE}, as for Airflow, to a URI or to JSON"):
         Connection.from_environment(SEARCH, or_url_in="ELASTICSEARCH_URL")
 
 
 def test_elasticsearch_url_serves_where_the_connection_is_not_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv(CATALOG_VARIABLE, "sqlite:////var/shop/catalog.db")
+    monkeypatch.setenv(CATALOGUE_VARIABLE, "sqlite:////var/shop/catalogue.db")
     monkeypatch.setenv("ELASTICSEARCH_URL", "https://elastic:pw@es.example:9243")
     search = Services.from_environment().search
     assert search == Connection(SEARCH, "https", host="es.example", port=9243, login="elastic", password="pw")
@@ -220,7 +220,7 @@ def test_elasticsearch_url_serves_where_the_connection_is_not_set(monkeypatch: p
     assert Services.from_environment().search.port == 9201
     monkeypatch.setenv(SEARCH_VARIABLE, "")
     assert Services.from_environment().search.port == 9243
-    assert Services.from_environment().catalog.schema == "/var/shop/catalog.db"
+    assert Services.from_environment().catalogue.schema == "/var/shop/catalogue.db"
 
 
 def test_a_broken_elasticsearch_url_is_named_itself(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -246,17 +246,17 @@ def finder(**uris: str) -> Any:
 
 def test_airflows_connections_are_taken_over_field_by_field() -> None:
     uri = "https://user:word@search.example.org:9243/shop?ca_certs=%2Fetc%2Fca.pem"
-    services = Services.found_by(finder(shop_search=uri, shop_catalog="sqlite:////srv/catalog.db"))
+    services = Services.found_by(finder(shop_search=uri, shop_catalog="sqlite:////srv/catalogue.db"))
     assert services.search == Connection.parse(SEARCH, uri, named="test")
-    assert (services.catalog.conn_type, services.catalog.schema) == ("sqlite", "/srv/catalog.db")
+    assert (services.catalogue.conn_type, services.catalogue.schema) == ("sqlite", "/srv/catalogue.db")
     assert services.ledger is None
 
 
 def test_a_connection_that_airflow_lacks_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    catalog = "sqlite:////srv/catalog.db"
+    catalogue = "sqlite:////srv/catalogue.db"
     with pytest.raises(ConfigurationError, match=r"no connection shop_search.*AIRFLOW_CONN_SHOP_SEARCH"):
-        Services.found_by(finder(shop_catalog=catalog))
+        Services.found_by(finder(shop_catalog=catalogue))
     monkeypatch.setenv("ELASTICSEARCH_URL", "http://127.0.0.1:9200")
-    assert Services.found_by(finder(shop_catalog=catalog)).search.host == "127.0.0.1"
+    assert Services.found_by(finder(shop_catalog=catalogue)).search.host == "127.0.0.1"
     with pytest.raises(ConfigurationError, match="no connection shop_catalog"):
         Services.found_by(finder())

@@ -24,7 +24,7 @@ from tasks.runs.run import Plan, Request
 from tasks.settings import Settings
 from tasks.shop import database, ledger
 from tasks.shop.connections import LEDGER, Connection
-from tasks.shop.ledger import Failure, Ledger, Outcome
+from tasks.shop.ledger import Failure, ItemOutcome, Ledger
 from tasks.statuses import Status
 from tests.shop_fixtures import NOON
 
@@ -84,7 +84,7 @@ def planned(number, name=""):
 
 
 def ended(status, *item_ids, img_url="https://a/1.jpg", reason=None, category_id="00000010"):
-    return [Outcome(item_id, category_id, img_url, status, reason) for item_id in item_ids]
+    return [ItemOutcome(item_id, category_id, img_url, status, reason) for item_id in item_ids]
 
 
 def held(book):
@@ -190,7 +190,7 @@ def test_items_of_one_url_come_together_and_the_given_up_are_never_due(book, mon
     urls = {"d": "x", "b": "y", "c": "x", "a": None, "e": "x", "f": "", "given up": "a"}
     for number, (item_id, url) in enumerate(urls.items()):
         status = Status.TOO_LARGE if item_id == "given up" else GONE
-        book.record(planned(number), [Outcome(item_id, "00000010", url, status, None)], now=NOON)
+        book.record(planned(number), [ItemOutcome(item_id, "00000010", url, status, None)], now=NOON)
     assert [failure.item_id for failure in book.due(NOON + HOUR)] == ["a", "f", "c", "d", "e", "b"]
     assert [failure.item_id for failure in book.given_up()] == ["given up"]
     everything = ["a", "f", "given up", "c", "d", "e", "b"]
@@ -304,12 +304,12 @@ def test_a_plan_recorded_again_does_not_count_on_top_of_another_s_failure(book):
 
 
 def test_an_earlier_plan_leaves_a_later_one_s_row_alone(book):
-    book.record(planned(5), ended(GONE, "failed", "succeeded", "settled"), now=NOON)
+    book.record(planned(5), ended(GONE, "failed", "succeeded", "resolved"), now=NOON)
     before = held(book)
     book.record(
         planned(4),
         ended(Status.CORRUPT, "failed") + ended(INDEXED, "succeeded"),
-        ["settled"],
+        ["resolved"],
         now=NOON + HOUR,
     )
     assert held(book) == before
@@ -395,7 +395,7 @@ ODD = [
 
 
 def test_ids_and_texts_stay_what_they_are(book):
-    outcomes = [Outcome(odd, odd, odd, GONE, odd) for odd in ODD]
+    outcomes = [ItemOutcome(odd, odd, odd, GONE, odd) for odd in ODD]
     book.record(planned(0), outcomes, now=NOON)
     assert held(book) == {
         odd: Failure(odd, odd, odd, GONE, odd, 1, NOON, NOON, NOON + HOUR, NOON) for odd in ODD
@@ -496,7 +496,7 @@ def check(steps, repeated, store, book):
     for hour, (plan, outcomes, settled) in enumerate(steps):
         now = NOON + hour * HOUR
         model.record(plan, outcomes, settled, now)
-        said = [Outcome(item, "00000010", url, Status(s), r) for item, (url, s, r) in outcomes.items()]
+        said = [ItemOutcome(item, "00000010", url, Status(s), r) for item, (url, s, r) in outcomes.items()]
         for again in range(repeated):
             book.record(planned(plan), said, settled, now + again * HOUR / 7)
         assert held(book) == model.failures()
@@ -643,7 +643,7 @@ def count_of(outcomes, failing):
     """So many outcomes, one of `failing` a failure, made as they are asked for."""
     for number in range(outcomes):
         status = GONE if number % failing == 0 else INDEXED
-        yield Outcome(f"{number:08}", "00000010", f"https://a/{number}.jpg", status, None)
+        yield ItemOutcome(f"{number:08}", "00000010", f"https://a/{number}.jpg", status, None)
 
 
 def test_outcomes_are_streamed(book):

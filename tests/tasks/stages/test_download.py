@@ -106,7 +106,7 @@ def test_each_url_is_fetched_once_and_described(image_server: ScriptedServer, pl
         "sha256": None,
         "content": None,
     }
-    assert sum(statistics.pop("split").values()) == pytest.approx(statistics["seconds"])
+    assert sum(statistics.pop("time_breakdown").values()) == pytest.approx(statistics["seconds"])
     assert 0 < statistics.pop("seconds") < 5
     assert statistics == {"items": 7, "pictures": 4, "bytes": 6, "requests": 4}
     assert {key: packs.statistics(chunk.pictures)[key] for key in statistics} == statistics
@@ -442,18 +442,18 @@ def test_the_split_names_what_the_stage_waits_for(
     chunk = plan_of(serve(image_server, 16, delay=delay)).chunks[0]
     options = settings_for(image_server, downloads=4, requests_per_second_per_host=a_second)
     statistics = download.run(chunk, options, progress)
-    split = statistics["split"]
-    assert set(split) == {
+    breakdown = statistics["time_breakdown"]
+    assert set(breakdown) == {
         "computing", "waiting for image servers", "waiting for hosts' turns", "writing"
     }  # fmt: skip
-    assert sum(split.values()) == pytest.approx(statistics["seconds"])
-    assert max(split, key=lambda name: split[name]) == cause
-    assert min(split.values()) >= 0
+    assert sum(breakdown.values()) == pytest.approx(statistics["seconds"])
+    assert max(breakdown, key=lambda name: breakdown[name]) == cause
+    assert min(breakdown.values()) >= 0
 
 
 def test_a_stage_without_a_request_has_a_split_too(plan_of: MakePlan) -> None:
     statistics = download.run(plan_of([None]).chunks[0], Settings(image_hosts=("*",)))
-    assert sum(statistics["split"].values()) == pytest.approx(statistics["seconds"])
+    assert sum(statistics["time_breakdown"].values()) == pytest.approx(statistics["seconds"])
 
 
 def downloading_threads() -> list[threading.Thread]:

@@ -142,17 +142,17 @@ def test_every_picture_gets_its_feature(
     assert statistics["precision"] == "float32"
     assert statistics["device"] in ("cpu", "gpu")
     assert 0 < statistics["seconds"] < 60
-    split = statistics["split"]
-    assert set(split) == {
+    breakdown = statistics["time_breakdown"]
+    assert set(breakdown) == {
         "starting",
         "waiting for the device",
         "waiting for pictures",
         "computing",
         "decoding",
     }
-    assert min(split["starting"], split["computing"], split["decoding"]) > 0
-    assert split["waiting for the device"] == statistics["waited"]
-    one_after_another = split["starting"] + split["waiting for pictures"] + split["computing"]
+    assert min(breakdown["starting"], breakdown["computing"], breakdown["decoding"]) > 0
+    assert breakdown["waiting for the device"] == statistics["waited"]
+    one_after_another = breakdown["starting"] + breakdown["waiting for pictures"] + breakdown["computing"]
     assert one_after_another < statistics["seconds"]
     assert [path.name for path in chunk.folder.iterdir() if "features" in path.name] == ["features.parquet"]
 

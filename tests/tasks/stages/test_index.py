@@ -164,7 +164,7 @@ def test_ids_of_all_kinds(sqlite_shop):
     assert set(shop.sources()) == set(good)
 
 
-# What is left alone -----------------------------------------------------------------------------
+# What is skipped ---------------------------------------------------------------------------------
 
 
 def test_a_missing_document_is_waited_for_and_not_made(shop):
@@ -544,18 +544,18 @@ def test_an_error_in_the_packs_ends_the_requests(sqlite_shop, around_write):
 def test_the_split_of_the_time_is_told(sqlite_shop):
     ids, chunk = stocked(sqlite_shop, 3)
     statistics = index.run(chunk, sqlite_shop.settings(bulk_size=1, bulk_requests=1), sqlite_shop.services)
-    split = statistics["split"]
-    assert set(split) == {
+    breakdown = statistics["time_breakdown"]
+    assert set(breakdown) == {
         "opening",
-        "reading packs",
+        "reading stage files",
         "reading documents",
         "packing vectors",
         "writing",
         "checking",
     }
-    assert min(split.values()) >= 0
+    assert min(breakdown.values()) >= 0
     # One at a time, a request and the next page overlap at most by the page.
-    assert sum(split.values()) - split["reading packs"] <= statistics["seconds"]
+    assert sum(breakdown.values()) - breakdown["reading stage files"] <= statistics["seconds"]
     assert statistics["counts"] == {"indexed": len(ids)}
 
 

@@ -18,9 +18,9 @@ from tasks.runs.run import Plan, Request, Retry
 from tasks.search.index import SearchIndex
 from tasks.search.mapping import AT, FEATURE, URL, VERSION
 from tasks.settings import Settings
-from tasks.shop.ledger import Ledger, Outcome
+from tasks.shop.ledger import ItemOutcome, Ledger
 from tasks.stages import plan
-from tasks.stages.plan import chunk_size, split
+from tasks.stages.plan import chunk_bounds, chunk_size
 from tasks.statuses import Status
 from tests.shop_fixtures import NOON, some_vector, url_of
 
@@ -104,9 +104,9 @@ def test_pages_are_asked_about_in_a_thread_and_stay_in_order(sqlite_shop, versio
     assert (planned.planned, planned.current) == (9, 3)
     rows = [row["item_id"] for row in packs.rows(planned.items)]
     assert rows == sorted(set(stocked) - set(done), key=url_of)
-    assert set(planned.split) == {"reading the catalogue", "asking Elasticsearch"}
-    assert 0 < planned.split["reading the catalogue"] <= planned.seconds
-    assert Plan.load(planned.folder).split == planned.split
+    assert set(planned.time_breakdown) == {"reading the catalogue", "asking Elasticsearch"}
+    assert 0 < planned.time_breakdown["reading the catalogue"] <= planned.seconds
+    assert Plan.load(planned.folder).time_breakdown == planned.time_breakdown
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("plan")]
 
 
@@ -301,7 +301,7 @@ def rows(draw):
 
 @given(rows(), st.integers(1, 12))
 def test_chunks_hold_every_item_once_and_share_no_url(rows, size):
-    bounds, labels = split(rows, size)
+    bounds, labels = chunk_bounds(rows, size)
 
     assert bounds[0] == 0
     assert bounds[-1] == len(rows)
@@ -327,7 +327,7 @@ def test_labels_say_what_is_in_a_chunk():
         {"img_url": "https://b.example:8443/1", "category_id": "00000010"},
         {"img_url": "http://[::1", "category_id": "00000020"},
     ]
-    _, labels = split(rows, 2)
+    _, labels = chunk_bounds(rows, 2)
     assert labels == (
         "items 1-2 · category 00000010 · host a.example",
         "items 3-4 · 2 categories · 2 hosts",
@@ -381,14 +381,14 @@ def test_a_url_that_very_many_items_share_is_cut(monkeypatch):
     rows = [{"img_url": None, "category_id": "00000010"}] * 25 + [
         {"img_url": "u", "category_id": "00000010"}
     ] * 3
-    bounds, labels = plan.split(rows, 4)
+    bounds, labels = plan.chunk_bounds(rows, 4)
     assert bounds == (0, 10, 20, 25, 28)
     assert len(labels) == 4
 
 
 def test_a_label_keeps_to_what_airflow_can_hold():
     rows = [{"img_url": f"http://{'h' * 300}.example/", "category_id": "00000010"}]
-    (label,) = plan.split(rows, 4)[1]
+    (label,) = plan.chunk_bounds(rows, 4)[1]
     assert len(label) < 250
     assert "category 00000010" in label
 
@@ -403,7 +403,7 @@ def fail(shop, statuses, *, at=NOON, item_urls=None):
     settings = shop.settings()
     planned = Plan(shop.data_dir / "earlier" / "r" / "plan-1", NIGHT, "v", len(statuses), 0, at)
     outcomes = [
-        Outcome(item_id, "00000010", (item_urls or {}).get(item_id, url_of(item_id)), status, "why")
+        ItemOutcome(item_id, "00000010", (item_urls or {}).get(item_id, url_of(item_id)), status, "why")
         for item_id, status in statuses.items()
     ]
     Ledger(shop.services.ledger, settings).record(planned, outcomes, now=at)
@@ -414,7 +414,7 @@ def retry(shop, **chosen):
 
 
 def settled(planned):
-    return {row["item_id"] for row in packs.rows(planned.settled)}
+    return {row["item_id"] for row in packs.rows(planned.resolved)}
 
 
 def test_a_retry_plans_what_is_due_as_the_catalogue_has_it_now(shop, version):

@@ -17,7 +17,7 @@ from tasks.runs.run import Plan, Request
 from tasks.settings import Settings
 from tasks.shop.ledger import Ledger
 from tasks.stages import plan, summarise
-from tasks.stages.plan import LARGEST_CHUNK, MOST_CHUNKS, chunk_size, split
+from tasks.stages.plan import LARGEST_CHUNK, MOST_CHUNKS, chunk_bounds, chunk_size
 from tasks.statuses import Status
 
 urls = st.none() | st.sampled_from(["https://a/1", "https://a/2", "https://b/1", "not a URL", ""])
@@ -30,7 +30,7 @@ rows = st.lists(st.fixed_dictionaries({"img_url": urls, "category_id": categorie
 def test_chunks_cover_every_item_once_in_order_whatever_the_urls(rows, size, largest):
     size = min(size, largest)
     with mock.patch.object(plan, "LARGEST_CHUNK", largest):
-        bounds, labels = split(iter(rows), size)
+        bounds, labels = chunk_bounds(iter(rows), size)
 
     assert bounds[0] == 0
     assert bounds[-1] == len(rows)
@@ -67,7 +67,7 @@ FILES = ("pictures", "features", "outcomes")
 def runs(draw):
     """Items, how they are cut, and of each chunk the files that are there and its items' statuses."""
     items = draw(rows)
-    bounds, labels = split(items, draw(st.integers(1, 10)))
+    bounds, labels = chunk_bounds(items, draw(st.integers(1, 10)))
     chunks = [
         (
             draw(st.sets(st.sampled_from(FILES))),

@@ -54,7 +54,7 @@ def make_plan(folder, chunks, *, current=0, request=None, **fields):
         if reached in ("extract", "index"):
             with packs.writing(chunk.features, packs.FEATURES) as pack:
                 pack.statistics |= {"seconds": 4.0, "waited": 1.5, "precision": "float32", "device": "cpu"}
-                pack.statistics["split"] = {"computing": 2.5, f"only of {chunk.number}": 0.5}
+                pack.statistics["time_breakdown"] = {"computing": 2.5, f"only of {chunk.number}": 0.5}
         if reached == "index":
             with packs.writing(chunk.outcomes, packs.OUTCOMES) as pack:
                 for offset, status in enumerate(statuses):
@@ -198,7 +198,7 @@ def test_the_report_has_all_that_the_contract_names(tmp_path):
             "seconds": 8.0,
             "items_per_second": 0.75,
             "waited_seconds": 3.0,
-            "split": {"computing": 5.0, "only of 0": 0.5, "only of 1": 0.5},
+            "time_breakdown": {"computing": 5.0, "only of 0": 0.5, "only of 1": 0.5},
         },
         "index": {"items": 4, "seconds": 0.5, "items_per_second": 8.0},
     }
@@ -312,7 +312,7 @@ def test_a_retry_has_no_budget_but_must_finish(tmp_path):
 
     def plan_of(folder, chunks):
         plan = make_plan(folder, chunks, request=request)
-        with packs.writing(plan.settled, packs.ITEM_IDS):
+        with packs.writing(plan.resolved, packs.ITEM_IDS):
             pass
         return plan
 
@@ -333,7 +333,7 @@ def test_a_retry_clears_what_is_settled(tmp_path):
     run(make_plan(tmp_path, [[Status.GONE, Status.GONE, Status.CORRUPT]]), settings, tmp_path)
     assert set(held(tmp_path)) == {"i0", "i1", "i2"}
     plan = make_plan(tmp_path / "retry", [[Status.INDEXED]], request=Request("retry", "r", retry=Retry()))
-    with packs.writing(plan.settled, packs.ITEM_IDS) as pack:
+    with packs.writing(plan.resolved, packs.ITEM_IDS) as pack:
         pack.add({"item_id": "i2"})
     summarise.run(plan, settings, Ledger(None, settings))
     assert set(held(tmp_path)) == {"i1"}

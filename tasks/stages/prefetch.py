@@ -9,7 +9,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 
-def one_ahead(
+def prefetched(
     thread: ThreadPoolExecutor, work: Callable[[T], R], things: Iterable[T]
 ) -> Iterator[tuple[T, R]]:
     """Each thing in order with what the work on it gave, that on the next one being handed to the thread."""
