@@ -1,4 +1,4 @@
-"""Packs: the Parquet files between the stages. Rows stream through them, so memory stays flat.
+"""Stage files, packs for short: Parquet between the stages. Rows stream through them, so memory stays flat.
 
 A pack carries the stage's statistics in its own metadata: one file, whole or absent, holds both. All of
 it is under checksums, so that a reader gets what was written or an error: Parquet's own cover the rows,
@@ -127,7 +127,7 @@ class Writer:
 
 @contextmanager
 def writing(path: Path, schema: pa.Schema) -> Iterator[Writer]:
-    """A Writer whose pack appears at `path`, whole, when the block ends well.
+    """A Writer whose pack is at `path` once the block ends well, and whole.
 
     A pack that another attempt has finished by then stays: later stages may have read it.
     """
@@ -168,7 +168,7 @@ def finished_or_moved_aside(path: Path) -> dict[str, Any] | None:
 
 
 def _read_to_its_end(path: Path) -> dict[str, Any] | None:
-    """What `finished` says of the pack itself."""
+    """What `finished_or_moved_aside` says of the pack itself."""
     while seen := files.identity(path):
         try:
             for _ in batches(path):

@@ -117,4 +117,4 @@ def test_mail_to_nobody_says_which_setting_is_missing_and_keeps_the_webhook_not_
 def test_where_nothing_is_set_up_nobody_is_told(caplog):
     caplog.set_level("INFO")
     failed("The run failed")
-    assert "Nobody is told" in caplog.text
+    assert "No alert is sent" in caplog.text

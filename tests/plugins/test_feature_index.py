@@ -202,7 +202,7 @@ def test_a_gap_becomes_a_backfill_in_the_users_name(site: Site) -> None:
         cookies={"_token": site.answer["tokens"]["admin"]},
         timeout=30,
     )
-    assert "no report yet" in page.text
+    assert "No report yet" in page.text
 
 
 def test_airflow_checks_what_a_backfill_is_asked_for(site: Site) -> None:

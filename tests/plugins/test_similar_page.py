@@ -155,7 +155,7 @@ def test_exact_search_says_why_it_is_absent(site: Site) -> None:
     for asked in ("", "&compare=true"):
         page = site.ask("GET", f"/similar?item_id=s07{asked}").text
         assert "Among 27 other items" in page
-        assert "up to 20: choose a smaller category" in page
+        assert "up to 20 items: choose a smaller category" in page
         assert "Compare with exact search" not in page
         assert "compared with all" not in page
         assert len(shown(page)) == 12

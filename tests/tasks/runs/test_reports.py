@@ -157,8 +157,8 @@ def test_a_night_is_late_six_hours_after_the_next_one_was_due(nights, said):
     told = reports.overdue_run(nights, now, Settings())
     assert told is None if said is None else said in told
     if said is None:
-        assert "late" in reports.overdue_run(nights, now + timedelta(seconds=1), Settings())
-        assert "late" in reports.overdue_run(nights, now, Settings(nightly_deadline_hours=5.9))
+        assert "overdue" in reports.overdue_run(nights, now + timedelta(seconds=1), Settings())
+        assert "overdue" in reports.overdue_run(nights, now, Settings(nightly_deadline_hours=5.9))
 
 
 def test_a_run_that_did_nothing_has_no_bottleneck():

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("model_version")
 def run(sqlite_shop, image_server, monkeypatch, loaded_model):
     """Runs all items, one a chunk, and gives the report."""
     for stage in ("extract", "pipeline"):
-        monkeypatch.setattr(f"tasks.{stage}.load", lambda _: loaded_model)
+        monkeypatch.setattr(f"tasks.stages.{stage}.load", lambda _: loaded_model)
     for seed, item_id in enumerate(ITEMS):
         image_server.answer(f"/{item_id}.jpg", Reply(body=draw(CATEGORY, seed).data))
         sqlite_shop.stock(item_id, img_url=image_server.url(f"/{item_id}.jpg"))
