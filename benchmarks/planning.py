@@ -135,7 +135,7 @@ def _a_night(shop: VolumeShop, rounds: int) -> list[Figure]:
                 Figure(f"{kind}: {what}, {NIGHT:,} items of {size:,}, ms", milliseconds)
                 for size, milliseconds in (of_size.median() * 1000).items()
             ]
-            ratio = (of_size[LARGE] / of_size[SMALL]).median()
+            ratio = float((of_size[LARGE] / of_size[SMALL]).median())
             figures.append(Figure(f"{kind}: {what}, {LARGE:,} / {SMALL:,}", ratio, at_most=goal))
     return figures
 

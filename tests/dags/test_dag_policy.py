@@ -1,6 +1,5 @@
 """What every DAG owes its operators, checked without a scheduler."""
 
-import ast
 import json
 import runpy
 import subprocess
@@ -196,33 +195,6 @@ def test_tasks_import_neither_airflow_nor_what_stands_above_them():
     loaded = _modules_after("\n".join(f"import {name}" for name in names))
     assert "tasks" in loaded
     assert not loaded & {"airflow", "dags", "plugins", "local_stack"}
-
-
-def test_imports_point_one_way():
-    allowed = {
-        "tasks": set(),
-        "dags": {"tasks"},
-        "plugins": {"tasks"},
-        "model": {"tasks"},
-        "local_stack": {"tasks"},
-    }
-    ours = set(allowed) | {"benchmarks", "tests"}
-    for folder, below in allowed.items():
-        for path in (REPOSITORY / folder).rglob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
-                imported = (
-                    [alias.name for alias in node.names]
-                    if isinstance(node, ast.Import)
-                    else [node.module or ""]
-                    if isinstance(node, ast.ImportFrom)
-                    else []
-                )
-                tops = {name.partition(".")[0] for name in imported} & ours
-                assert tops <= below | {folder}, (path, tops)
-    # Airflow stays where it belongs, also inside functions.
-    for path in (REPOSITORY / "tasks").rglob("*.py"):
-        assert "import airflow" not in path.read_text(), path
-        assert "from airflow" not in path.read_text(), path
 
 
 def _night(day, run_type="scheduled", state="success"):
