@@ -1,4 +1,7 @@
-"""Keeps what was measured last in docs/figures.json; docs/figures.md and the README's table print it."""
+"""Keeps what was measured last in docs/figures.json, and prints it in the docs.
+
+python -m benchmarks.record    prints docs/figures.md, docs/capacity.md and the README's table anew
+"""
 
 import platform
 import re
@@ -7,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from benchmarks import capacity
 from benchmarks.figures import Figure, table
 from tasks import files
 from tasks.machine import cores
@@ -34,8 +38,18 @@ def record(measured: Mapping[str, Sequence[Figure]], order: Sequence[str]) -> No
         held[name] = now | {"figures": [figure.to_json() for figure in figures]}
     results = {name: held[name] for name in order if name in held}
     files.write_json(DOCS / "figures.json", results)
+    print_pages(results)
+
+
+def print_pages(results: Results) -> None:
+    """Write all that shows figures anew.
+
+    Raises:
+        KeyError: docs/capacity.md needs a figure that is not there.
+    """
     _write(DOCS / "figures.md", page(results))
     _write(README, with_table(README.read_text(encoding="utf-8"), readme_table(results)))
+    _write(DOCS / "capacity.md", capacity.page(results))
 
 
 def page(results: Results) -> str:
@@ -51,12 +65,13 @@ def page(results: Results) -> str:
 
 def readme_table(results: Results) -> str:
     """The figures that have a goal, as the README shows them."""
-    lines = ["| figure | measured | goal | `ARGS=` |", "| :-- | --: | --: | :-- |"]
+    lines = ["| figure | measured | goal | `ARGS=` | measured on |", "| :-- | --: | --: | :-- | :-- |"]
     for name, result in results.items():
         for figure in map(Figure.from_json, result["figures"]):
             if figure.goal:
                 measured = figure.shown if figure.met else f"**{figure.shown}**"
-                lines.append(f"| {figure.name} | {measured} | {figure.goal} | `{name}` |")
+                source = f"{result['date']}, {result['machine']}"
+                lines.append(f"| {figure.name} | {measured} | {figure.goal} | `{name}` | {source} |")
     return "\n".join(lines)
 
 
@@ -88,3 +103,7 @@ def machine() -> str:
 def _write(path: Path, text: str) -> None:
     with files.atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    print_pages(files.read_json(DOCS / "figures.json"))

@@ -1,8 +1,10 @@
 """The figures that are kept, and the pages printed from them."""
 
+import re
+
 import pytest
 
-from benchmarks import record
+from benchmarks import capacity, record
 from benchmarks.figures import Figure
 from tasks import files
 
@@ -13,6 +15,9 @@ README = f"before\n{record.BEGIN}\nold\n{record.END}\nafter\n"
 def docs(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "DOCS", tmp_path)
     monkeypatch.setattr(record, "README", tmp_path / "README.md")
+    monkeypatch.setattr(capacity, "TEMPLATE", tmp_path / "capacity.md.jinja")
+    capacity.TEMPLATE.write_text("")
+    monkeypatch.setattr(record, "machine", lambda: "1 core")
     (tmp_path / "README.md").write_text(README)
     return tmp_path
 
@@ -31,9 +36,9 @@ def test_what_is_measured_anew_takes_its_old_place_and_the_rest_stays(docs):
     assert (docs / "README.md").read_text().splitlines() == [
         "before",
         record.BEGIN,
-        "| figure | measured | goal | `ARGS=` |",
-        "| :-- | --: | --: | :-- |",
-        "| third | **2.500** | ≤ 2 | `three` |",
+        "| figure | measured | goal | `ARGS=` | measured on |",
+        "| :-- | --: | --: | :-- | :-- |",
+        f"| third | **2.500** | ≤ 2 | `three` | {held['three']['date']}, 1 core |",
         record.END,
         "after",
     ]
@@ -52,8 +57,21 @@ def test_a_readme_without_its_marks_is_refused(readme):
         record.with_table(readme, "table")
 
 
+def test_each_row_names_the_machine_and_the_day_of_its_own_benchmark(docs, monkeypatch):
+    record.record({"one": [Figure("first", 1, at_least=1)]}, ["one", "two"])
+    held = files.read_json(docs / "figures.json")
+    held["one"]["date"] = "2026-11-01"
+    files.write_json(docs / "figures.json", held)
+    monkeypatch.setattr(record, "machine", lambda: "another machine")
+    record.record({"two": [Figure("second", 2, at_least=1)]}, ["one", "two"])
+    table = (docs / "README.md").read_text()
+    assert "| first | 1 | ≥ 1 | `one` | 2026-11-01, 1 core |" in table
+    assert re.search(r"\| second \| 2 \| ≥ 1 \| `two` \| [-0-9]{10}, another machine \|", table)
+
+
 def test_the_pages_show_what_is_kept():
     results = files.read_json(record.DOCS / "figures.json")
     readme = record.README.read_text(encoding="utf-8")
     assert (record.DOCS / "figures.md").read_text(encoding="utf-8") == record.page(results)
+    assert (record.DOCS / "capacity.md").read_text(encoding="utf-8") == capacity.page(results)
     assert record.with_table(readme, record.readme_table(results)) == readme
