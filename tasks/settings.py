@@ -48,8 +48,8 @@ class Settings(BaseSettings):
     downloads: int = Field(default=32, ge=1)
     """Pictures one chunk downloads at once."""
     downloads_per_host: int = Field(default=16, ge=1)
-    """Pictures one chunk downloads at once from one host. Chunks that download at the same time, as many as the
-    pool image_download has slots, add up, and so does the process behind the HTTP API."""
+    """Pictures one chunk downloads at once from one host. Chunks that download at the same time, as many as
+    the pool image_download has slots, add up, and so does the process behind the HTTP API."""
     requests_per_second_per_host: float = Field(default=500.0, gt=0)
     """Requests one chunk starts in a second at one host; they add up as those of downloads_per_host do."""
     download_attempts: int = Field(default=3, ge=1)

@@ -1,7 +1,7 @@
 """The network as one graph whose weights are constants: made from a SavedModel once, kept, then run.
 
-A kept graph loads in a tenth of the SavedModel's time, and TensorFlow optimises it further than one that
-reads variables: scale and offset of a batch normalisation become part of the convolution before it.
+A kept graph loads faster than the SavedModel (docs/profile.md), and TensorFlow optimises it further than one
+that reads variables: scale and offset of a batch normalisation become part of the convolution before it.
 """
 
 import hashlib

@@ -17,8 +17,8 @@ _MOST_CATEGORIES = 1_000
 _CANDIDATES = 100
 """What the search of each shard's graph looks at, at least."""
 _OVERSAMPLE = 3.0
-"""Times as many neighbours as wanted are compared again by their raw vectors: the rounded ones alone miss many
-of the nearest ("recall" of int8_hnsw in docs/figures.md)."""
+"""Times as many neighbours as wanted are compared again by their raw vectors: the rounded ones alone miss
+many of the nearest ("recall" of int8_hnsw in docs/figures.md)."""
 _FEATURES_AT_ONCE = 1_000
 _PACKED = [{"field": FEATURE, "format": "binary"}]
 """Features as base64: as numbers they take eight times as long to read."""
