@@ -96,7 +96,7 @@ def _is_set_up(conn_id: str) -> bool:
 
 
 def _link(dag: str, run: str) -> str:
-    from airflow.sdk.configuration import conf
+    from airflow.sdk import conf
 
     base = conf.get("api", "base_url", fallback="").rstrip("/")
     return f"{base}/dags/{quote(dag, safe='')}/runs/{quote(run, safe='')}"

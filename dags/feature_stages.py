@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import (
     Asset,
@@ -30,6 +30,9 @@ from tasks.runs.run import Chunk, Plan, Request
 from tasks.settings import Settings
 from tasks.shop.connections import LEDGER, Services
 from tasks.shop.connections import Connection as ServiceConnection
+
+if TYPE_CHECKING:
+    from tasks.shop.ledger import Ledger
 
 TAGS = ["picture-features"]
 
@@ -126,7 +129,6 @@ def feature_stages(make_request: MakeRequest, on_failure: Callable[[Context], No
     )
     def summarise() -> dict[str, int]:
         """Count what became of every item, write report and ledger, and fail a run that must fail."""
-        from tasks.shop.ledger import Ledger
         from tasks.stages import summarise as stage
 
         context = get_current_context()
@@ -134,10 +136,9 @@ def feature_stages(make_request: MakeRequest, on_failure: Callable[[Context], No
         settings = Settings.load()
         if folder is None:
             dag_run = context["dag_run"]
-            stage.run_without_plan(dag_run.dag_id, dag_run.run_id, settings)
-        ledger = Ledger(_connection(LEDGER), settings)
+            stage.run_without_plan(dag_run.dag_id, dag_run.run_id, settings, ledger())
         planned = Plan.load(settings.data_dir / folder)
-        report = stage.run(planned, settings, ledger)
+        report = stage.run(planned, settings, ledger())
         if not planned.request.dry_run:
             counts = {"planned": report["planned"], **report["counts"]}
             context["outlet_events"][_WRITTEN].add(FEATURES, extra={"counts": counts})
@@ -150,6 +151,13 @@ def feature_stages(make_request: MakeRequest, on_failure: Callable[[Context], No
 
     chunks = plan()
     features.expand(chunk=chunks) >> summarise()
+
+
+def ledger() -> Ledger:
+    """The ledger behind Airflow's connection feature_ledger."""
+    from tasks.shop.ledger import Ledger
+
+    return Ledger(_connection(LEDGER), Settings.load())
 
 
 def filled_in(lines: list[str] | None) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ Gives every item registered or changed since the last successful night its pictu
 **Which items.** A scheduled night starts where the last successful scheduled one ended, less one day of
 overlap: nights that were missed or failed, and items written late to the catalogue, are caught up. A
 backfill or a run triggered with an interval takes exactly that interval; one without takes the last
-complete night. What is current is skipped, so running a night twice is safe.
+complete night. What is current is skipped, so running a night twice is safe. Which nights ended well is kept
+in the ledger; where that knows none, Airflow is asked, and the report says so.
 
 **When it fails.** The log of the failed task ends with what is wrong and what to do. Then clear `plan`
 with everything downstream: what is done is skipped, the rest is done again.
@@ -39,7 +40,7 @@ from airflow.sdk import (
 )
 
 from dags.alerts import run_failed, run_overdue
-from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages
+from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages, ledger
 from tasks.runs.run import Request, caught_up, last_night
 from tasks.settings import Settings
 
@@ -52,39 +53,46 @@ def _request(context: Context) -> Request:
         start, end = last_night(datetime.now(UTC))
         notices = (f"The run has no interval, so it takes the last complete night, {start} to {end}.",)
     from_ = start
-    if dag_run.run_type == "scheduled":
-        from_ = caught_up(start, _covered_until(context))
+    scheduled = dag_run.run_type == "scheduled"
+    if scheduled:
+        covered_until = ledger().covered_until(dag_run.dag_id, before=start)
+        if covered_until is None:
+            covered_until, notices = _by_airflow(context)
+        from_ = caught_up(start, covered_until)
     return Request(
         dag=dag_run.dag_id,
         run=dag_run.run_id,
         start=from_,
         end=end,
         interval=(start, end),
+        scheduled=scheduled,
         notices=notices,
     )
 
 
-def _covered_until(context: Context) -> datetime | None:
-    """The end of the last successful scheduled night before this one, or else the start of the first.
+def _by_airflow(context: Context) -> tuple[datetime | None, tuple[str, ...]]:
+    """Where a night takes up that the ledger knows none before, and what to say of it.
 
-    Backfills and triggered runs do not count: they take their own interval, whatever is missing before.
+    Airflow tells neither a run's type nor where its interval ended, but its id and where it began: so the
+    last successful night is done again, or, where none has succeeded, all of them from the first.
     """
-    from airflow.sdk.execution_time.comms import GetPreviousDagRun, PreviousDagRunResult
-    from airflow.sdk.execution_time.task_runner import SUPERVISOR_COMMS
-
-    covered, before = None, context["dag_run"].logical_date
-    while before is not None:
-        question = GetPreviousDagRun(dag_id=context["dag_run"].dag_id, logical_date=before)
-        answer = SUPERVISOR_COMMS.send(msg=question)
-        found = answer.dag_run if isinstance(answer, PreviousDagRunResult) else None
-        if found is None:
-            break
-        if found.run_type == "scheduled":
-            if found.state == "success":
-                return found.data_interval_end
-            covered = found.data_interval_start
-        before = found.logical_date
-    return covered
+    ti, dag_run = context["ti"], context["dag_run"]
+    taken_up, before = None, dag_run.logical_date
+    while (earlier := ti.get_previous_ti(logical_date=before)) is not None:
+        before = earlier.logical_date
+        if earlier.run_id.startswith("scheduled__"):
+            taken_up = before
+            if ti.get_dagrun_state(dag_run.dag_id, earlier.run_id) == "success":
+                break
+    if taken_up is None:
+        return None, (
+            "Neither the ledger nor Airflow knows an earlier night, so the run takes its own interval and "
+            "the day before it. What was registered earlier takes category_backfill.",
+        )
+    return taken_up, (
+        "The ledger knows no earlier night, as after an upgrade or when it was lost, so the run takes up the "
+        f"night that began at {taken_up}, by what Airflow knows.",
+    )
 
 
 with DAG(

@@ -24,6 +24,8 @@ def _app() -> Any:
 # Every Airflow process loads this file, and only the API server ever answers a request.
 async def pages(scope: Any, receive: Any, send: Any) -> None:
     """The pages' application (ASGI), made at the first request."""
+    # Airflow's own application, through which pages reach its REST API; ours takes its place in the scope.
+    scope["airflow"] = scope["app"]
     await _app()(scope, receive, send)
 
 
@@ -37,7 +39,7 @@ class ReportLink(BaseOperatorLink):
 
     def get_link(self, operator: Any, *, ti_key: Any) -> str:  # noqa: ARG002
         """The path of the report's tab; empty, which shows no link, where the DAG writes no reports."""
-        from airflow.configuration import conf
+        from airflow.sdk import conf
 
         from plugins.feature_index.access import DAGS
 

@@ -74,4 +74,5 @@ def _same_origin(request: Request) -> bool:
 
 
 def _signer() -> URLSafeTimedSerializer:
+    # Not by airflow.sdk's conf: where no key is set, that gives a text which everyone knows.
     return URLSafeTimedSerializer(conf.get_mandatory_value("api", "secret_key"), salt="feature-index")

@@ -4,10 +4,8 @@ import itertools
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
-from airflow.api_fastapi.common.db.common import SessionDep
 from airflow.api_fastapi.core_api.security import GetUserDep
-from airflow.api_fastapi.logging.decorators import action_logging
-from fastapi import APIRouter, Depends, FastAPI, Form, HTTPException, Request
+from fastapi import APIRouter, FastAPI, Form, HTTPException, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
@@ -89,12 +87,10 @@ def backfill(request: Request, user: GetUserDep, category_id: str) -> Response:
     )
 
 
-@router.post("/backfill", dependencies=[*start(BACKFILL), Depends(action_logging("trigger_dag_run"))])
-def start_backfill(
-    request: Request, user: GetUserDep, session: SessionDep, category_id: Annotated[str, Form()]
-) -> Response:
+@router.post("/backfill", dependencies=start(BACKFILL))
+async def start_backfill(request: Request, category_id: Annotated[str, Form()]) -> Response:
     """Start the backfill of one category."""
-    return start_run(request, BACKFILL, {"category_ids": [category_id]}, user, session)
+    return await start_run(request, BACKFILL, {"category_ids": [category_id]})
 
 
 @router.get("/runs")

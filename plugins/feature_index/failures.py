@@ -4,10 +4,8 @@ from datetime import datetime
 from typing import Annotated, Literal
 from urllib.parse import urlencode
 
-from airflow.api_fastapi.common.db.common import SessionDep
 from airflow.api_fastapi.core_api.security import GetUserDep
-from airflow.api_fastapi.logging.decorators import action_logging
-from fastapi import APIRouter, Depends, Form, Request
+from fastapi import APIRouter, Form, Request
 from fastapi.responses import Response
 
 from plugins.feature_index import services
@@ -66,15 +64,13 @@ def failures(
     )
 
 
-@router.post("/failures/retry", dependencies=[*start(RETRY), Depends(action_logging("trigger_dag_run"))])
-def retry(
+@router.post("/failures/retry", dependencies=start(RETRY))
+async def retry(
     request: Request,
-    user: GetUserDep,
-    session: SessionDep,
     category_id: Annotated[str, Form()] = "",
     status: Annotated[str, Form()] = "",
     item_id: Annotated[str, Form()] = "",
 ) -> Response:
     """Try the failures again that match all that is given; with nothing given, those that are due."""
     chosen = {"category_ids": category_id, "statuses": status, "item_ids": item_id}
-    return start_run(request, RETRY, {key: [v] for key, v in chosen.items() if v}, user, session)
+    return await start_run(request, RETRY, {key: [v] for key, v in chosen.items() if v})

@@ -1,7 +1,7 @@
 """The shop's services as the API server reaches them, through Airflow's connections."""
 
-from airflow.exceptions import AirflowNotFoundException
-from airflow.models import Connection as AirflowConnection
+from airflow.sdk import Connection as AirflowConnection
+from airflow.sdk.exceptions import AirflowNotFoundException
 
 from tasks.search.queries import ItemQueries
 from tasks.settings import Settings
@@ -21,7 +21,6 @@ def ledger(settings: Settings) -> Ledger:
 
 def _find(conn_id: str) -> Connection | None:
     try:
-        found = AirflowConnection.get_connection_from_secrets(conn_id)
+        return Connection.from_airflow(conn_id, AirflowConnection.get(conn_id))
     except AirflowNotFoundException:
         return None
-    return Connection.from_airflow(conn_id, found)

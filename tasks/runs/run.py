@@ -63,6 +63,9 @@ class Request:
     dry_run: bool = False
     interval: tuple[datetime, datetime] | None = None
     """The scheduled interval, where the items planned reach further back."""
+    scheduled: bool = False
+    """Whether the interval is the schedule's own: when such a run ends well, the next one begins where it
+    ended."""
     notices: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -103,6 +106,8 @@ class Request:
             interval=(datetime.fromisoformat(interval[0]), datetime.fromisoformat(interval[1]))
             if interval
             else None,
+            # Plans of an earlier version do not say it.
+            scheduled=value.get("scheduled", False),
             notices=tuple(value["notices"]),
         )
 

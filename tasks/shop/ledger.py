@@ -1,4 +1,5 @@
-"""The ledger of failures: the items that have no feature although they were tried, and when to try again."""
+"""The ledger: the items that have no feature although they were tried, when to try them again, and the nights
+that ended well."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -20,18 +21,19 @@ log = logging.getLogger(__name__)
 _LONGEST_WAIT_HOURS = 24
 _WRITTEN_AT_ONCE = 1_000
 _READ_AT_ONCE = 5_000
-_TABLES = ("failures", "recorded_plans")
+_TABLES = ("failures", "recorded_plans", "covered_nights")
 _CREATION = (
     "create_failures",
     "create_failures_next_at",
     "create_failures_last_at",
     "create_failures_status",
     "create_recorded_plans",
+    "create_covered_nights",
 )
 _REMEDY = (
     "The user of feature_ledger needs the right to create tables there, or, once an owner has run "
-    "sql/ledger/create_*.sql, select, insert, update and delete on failures and recorded_plans; a SQLite "
-    "file and its folder must be writable."
+    "sql/ledger/create_*.sql, select, insert, update and delete on failures, recorded_plans and "
+    "covered_nights; a SQLite file and its folder must be writable."
 )
 
 
@@ -159,12 +161,33 @@ class Ledger:
             if status in rows
         }
 
+    def covered_until(self, dag: str, before: datetime) -> datetime | None:
+        """The end of the last night of a DAG that ended well, UTC; None where the ledger knows none.
+
+        Args:
+            before: nights that began then or later do not count.
+        """
+        began = self._database.time(before)
+        found = self._read("covered_until", table="covered_nights", dag=dag, before=began)
+        return _utc(found[0].ends_at) if found and found[0].ends_at else None
+
+    def uncover(self, dag: str, run: str) -> None:
+        """Take back that a night ended well, where that was recorded."""
+        if self._has_no_file():
+            return
+        with self._database.transaction() as transaction:
+            transaction.run(f"begin_{self._database.dialect}")
+            if transaction.holds("covered_nights"):
+                transaction.run("uncover_night", {"dag": dag, "run": run})
+
     def record(
         self,
         plan: Plan,
         outcomes: Iterable[ItemOutcome],
         resolved: Iterable[str] = (),
         now: datetime | None = None,
+        *,
+        failed: bool = False,
     ) -> None:
         """Take over what became of a plan's items: all of it or, when anything goes wrong, nothing.
 
@@ -175,6 +198,7 @@ class Ledger:
             outcomes: every item of the plan, streamed; must not read this ledger.
             resolved: items that need no feature any more or have it, by id; likewise.
             now: when the items failed that do; the present by default.
+            failed: whether the run does; a scheduled night that does not is one that ended well.
         """
         with self._database.transaction() as transaction:
             recording = _Recording(
@@ -184,6 +208,7 @@ class Ledger:
                 recording.take(page)
             for item_ids in batched(resolved, _WRITTEN_AT_ONCE):
                 recording.resolve_items(item_ids)
+            recording.cover(failed)
         log.info("Ledger: %d failures written, %d removed", recording.written, recording.removed)
 
     def _failures(self, statement: str, **parameters: Any) -> Iterator[Failure]:
@@ -199,12 +224,15 @@ class Ledger:
                 return
             after = {"after_img_url": page[-1].img_url or "", "after_item_id": page[-1].item_id}
 
-    def _read(self, statement: str, **parameters: Any) -> Sequence[sa.Row[Any]]:
-        file = self._database.file
-        if file is not None and not file.is_file():
+    def _read(self, statement: str, *, table: str = "failures", **parameters: Any) -> Sequence[sa.Row[Any]]:
+        if self._has_no_file():
             return []
         with self._database.transaction() as transaction:
-            return transaction.run(statement, parameters).all() if transaction.holds("failures") else []
+            return transaction.run(statement, parameters).all() if transaction.holds(table) else []
+
+    def _has_no_file(self) -> bool:
+        file = self._database.file
+        return file is not None and not file.is_file()
 
 
 class _Recording:
@@ -216,6 +244,7 @@ class _Recording:
         self._transaction = transaction
         self._settings = settings
         self._time = database.time
+        self._request = plan.request
         self._plan = {"plan_id": plan.folder.name, "planned_at": database.time(plan.created_at)}
         self._order = plan.created_at, plan.folder.name
         self._now = now
@@ -250,6 +279,19 @@ class _Recording:
         """Remove the rows of items that need nothing more."""
         rows = self._rows(item_ids)
         self._remove([item_id for item_id, row in rows.items() if not self._is_later(row)])
+
+    def cover(self, failed: bool) -> None:
+        """Note whether the run, where it is a scheduled night, ended well."""
+        request = self._request
+        if not request.scheduled or request.interval is None:
+            return
+        run = {"dag": request.dag, "run": request.run}
+        if failed:
+            self._transaction.run("uncover_night", run)
+            return
+        starts_at, ends_at = map(self._time, request.interval)
+        night = {"starts_at": starts_at, "ends_at": ends_at, "now": self._time(self._now)}
+        self._transaction.run("cover_night", run | night)
 
     def _rows(self, item_ids: Sequence[str]) -> dict[str, sa.Row[Any]]:
         rows = self._transaction.run("of_items", {"item_ids": list(item_ids)})

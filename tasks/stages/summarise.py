@@ -63,22 +63,25 @@ def run(plan: Plan, settings: Settings, ledger: Ledger) -> dict[str, Any]:
     # Before the ledger, which may not answer: the report is what a person looks for.
     _write(report, plan.request, settings, reasons)
     resolved = (row["item_id"] for row in packs.rows(plan.resolved)) if plan.request.retry else ()
-    ledger.record(plan, _outcomes(plan), resolved)
+    ledger.record(plan, _outcomes(plan), resolved, failed=bool(reasons))
     if reasons:
         raise _failed(reasons, plan.request, settings)
     return report
 
 
-def run_without_plan(dag: str, run: str, settings: Settings) -> NoReturn:
+def run_without_plan(dag: str, run: str, settings: Settings, ledger: Ledger) -> NoReturn:
     """Write the report of a run whose planning failed, be it over what it was asked to do.
 
     Raises:
-        RunFailedError: always, once the report is there.
+        RunFailedError: always, once the report is there and the ledger no longer says that the run, a night
+            that ran before, ended well.
+        ServiceUnavailableError: the data dir or the ledger cannot be read or written.
     """
     request = Request(dag, run)
     report = _begin(request) | {"planned": 0, "counts": {}, "failures": [], "notices": []}
     reasons = ["planning did not finish; its log says why"]
     _write(report, request, settings, reasons)
+    ledger.uncover(dag, run)
     raise _failed(reasons, request, settings)
 
 

@@ -44,6 +44,7 @@ def requests(draw):
         force=draw(st.booleans()),
         dry_run=draw(st.booleans()),
         interval=draw(st.none() | st.tuples(times, times)),
+        scheduled=draw(st.booleans()),
         notices=tuple(draw(st.lists(texts, max_size=3))),
     )
 
@@ -51,6 +52,12 @@ def requests(draw):
 @given(requests())
 def test_a_request_comes_back_from_json(request):
     assert Request.from_json(json.loads(json.dumps(request.to_json()))) == request
+
+
+def test_a_request_of_an_earlier_version_is_read():
+    stored = Request("nightly", "r").to_json()
+    del stored["scheduled"]
+    assert Request.from_json(stored) == Request("nightly", "r")
 
 
 @given(requests(), times, st.lists(texts, max_size=4), st.integers(0, 10**9))

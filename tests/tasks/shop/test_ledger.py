@@ -30,6 +30,7 @@ from tests.shop_fixtures import NOON
 
 GONE, UNFINISHED, INDEXED = Status.GONE, Status.UNFINISHED, Status.INDEXED
 HOUR = timedelta(hours=1)
+DAY = timedelta(days=1)
 MICROSECOND = timedelta(microseconds=1)
 SEOUL = timezone(timedelta(hours=9))
 
@@ -338,6 +339,72 @@ def test_a_plan_without_items_is_recorded_too(book):
     book.record(planned(0), [])
     book.record(planned(0), ended(GONE, "a"))
     assert held(book) == {}
+
+
+def night(number, run, dag="nightly"):
+    """The plan of the scheduled night that begins `number` days after noon."""
+    start = NOON + number * DAY
+    request = Request(dag, run, start - DAY, start + DAY, interval=(start, start + DAY), scheduled=True)
+    return dataclasses.replace(planned(24 * number, f"plan-{dag}-{run}"), request=request)
+
+
+def test_the_last_night_that_ended_well_is_known(book):
+    assert book.covered_until("nightly", NOON) is None
+    for number in (2, 0, 1):
+        book.record(night(number, f"r{number}"), ended(GONE, "a"))
+    assert book.covered_until("nightly", NOON + 9 * DAY) == NOON + 3 * DAY
+    assert book.covered_until("another", NOON + 9 * DAY) is None
+    # Those that began before, to the microsecond, in whatever zone the time is given.
+    assert book.covered_until("nightly", (NOON + 2 * DAY).astimezone(SEOUL)) == NOON + 2 * DAY
+    assert book.covered_until("nightly", NOON + 2 * DAY + MICROSECOND) == NOON + 3 * DAY
+    assert book.covered_until("nightly", NOON) is None
+
+
+def test_only_nights_that_ended_well_are_covered(book):
+    book.record(night(0, "good"), [])
+    book.record(night(1, "bad"), ended(GONE, "a"), failed=True)
+    by_hand = dataclasses.replace(night(2, "by hand").request, scheduled=False)
+    book.record(dataclasses.replace(night(2, "by hand"), request=by_hand), [])
+    assert book.covered_until("nightly", NOON + 9 * DAY) == NOON + DAY
+
+
+def test_what_a_night_ended_with_last_counts(book):
+    for number in (0, 1):
+        book.record(night(number, f"r{number}"), [])
+        book.record(night(number, f"r{number}"), [])
+    book.record(night(1, "r1"), [], failed=True)
+    assert book.covered_until("nightly", NOON + 9 * DAY) == NOON + DAY
+    book.record(night(1, "r1"), [])
+    assert book.covered_until("nightly", NOON + 9 * DAY) == NOON + 2 * DAY
+    # An older one moves nothing back.
+    book.record(night(0, "r0"), [])
+    book.uncover("nightly", "r0")
+    book.uncover("another", "r1")
+    assert book.covered_until("nightly", NOON + 9 * DAY) == NOON + 2 * DAY
+    book.uncover("nightly", "r1")
+    assert book.covered_until("nightly", NOON + 9 * DAY) is None
+
+
+def test_a_night_is_covered_with_its_failures_or_not_at_all(book):
+    def breaks():
+        yield from ended(GONE, "a")
+        raise RuntimeError("half-way")
+
+    with pytest.raises(RuntimeError):
+        book.record(night(0, "r"), breaks())
+    assert book.covered_until("nightly", NOON + 9 * DAY) is None
+    assert held(book) == {}
+
+
+def test_a_ledger_of_an_earlier_version_knows_no_night_and_gets_the_table(store, book):
+    book.uncover("nightly", "r0")
+    book.record(planned(0), ended(GONE, "a"))
+    store.execute("drop table covered_nights")
+    assert book.covered_until("nightly", NOON + 9 * DAY) is None
+    book.uncover("nightly", "r0")
+    book.record(night(0, "r0"), [])
+    assert book.covered_until("nightly", NOON + 9 * DAY) == NOON + DAY
+    assert set(held(book)) == {"a"}
 
 
 def test_only_what_matches_every_filter_is_given(book, monkeypatch):

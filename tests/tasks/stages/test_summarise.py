@@ -243,10 +243,28 @@ def test_an_empty_plan_succeeds(tmp_path):
 
 
 def test_a_run_without_a_plan_fails_with_a_report(tmp_path):
+    settings = settings_of(tmp_path)
     with pytest.raises(RunFailedError, match="planning did not finish"):
-        summarise.run_without_plan("nightly", "r", settings_of(tmp_path))
+        summarise.run_without_plan("nightly", "r", settings, Ledger(None, settings))
     report = report_of(tmp_path)
     assert (report["planned"], report["counts"], report["state"]) == (0, {}, "failed")
+
+
+def test_a_scheduled_night_is_covered_as_long_as_it_ended_well(tmp_path):
+    settings = settings_of(tmp_path)
+    ledger = Ledger(None, settings)
+    interval = (NOON - timedelta(days=1), NOON)
+    request = Request("nightly", "r", *interval, interval=interval, scheduled=True)
+    good = make_plan(tmp_path / "good", [[Status.INDEXED] * 3], request=request)
+    bad = make_plan(tmp_path / "bad", [[Status.INDEXED], (2, "download")], request=request)
+
+    run(bad, settings, tmp_path)
+    assert ledger.covered_until("nightly", NOON) is None
+    run(good, settings, tmp_path)
+    assert ledger.covered_until("nightly", NOON) == NOON
+    with pytest.raises(RunFailedError):
+        summarise.run_without_plan("nightly", "r", settings, ledger)
+    assert ledger.covered_until("nightly", NOON) is None
 
 
 def test_a_preview_s_report(tmp_path):
