@@ -21,7 +21,11 @@ async def start_run(request: Request, dag_id: str, conf: dict[str, Any]) -> Redi
     url = request.url.replace(path=f"{airflow}/api/v2/dags/{dag_id}/dagRuns", query="")
     headers = {name: request.headers[name] for name in _CREDENTIALS if name in request.headers}
     # In this process: the address that the browser knows may lead nowhere from here.
-    transport = httpx.ASGITransport(request.scope["airflow"], raise_app_exceptions=False)
+    transport = httpx.ASGITransport(
+        request.scope["airflow"],
+        raise_app_exceptions=False,
+        client=request.client or ("", 0),
+    )
     async with httpx.AsyncClient(transport=transport) as client:
         answer = await client.post(str(url), json={"logical_date": None, "conf": conf}, headers=headers)
     if answer.is_error:

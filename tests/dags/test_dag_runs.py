@@ -18,7 +18,9 @@ import pytest
 from local_stack import image_server
 from local_stack.airflow import COMMAND, Airflow
 from local_stack.shop import Shop
-from tasks.settings import REPOSITORY
+from tasks.runs.run import Plan, Request
+from tasks.settings import REPOSITORY, Settings
+from tasks.shop.ledger import Ledger
 from tests.dags.webhook import webhook
 
 NIGHTLY = "nightly_feature_index"
@@ -236,9 +238,8 @@ def test_chunk_whose_task_died_is_unfinished_and_clearing_plan_does_it(stack, tm
 def test_next_scheduled_night_takes_up_three_missed_ones(stack):
     night_start, night_end = stack.shop.newest_night(now=stack.now)
     last_good_end = night_start - timedelta(days=3)
-    # A run that somebody triggered for a later night does not cover the ones before it.
-    _pretend_run(stack, "scheduled", last_good_end - timedelta(days=1), last_good_end)
-    _pretend_run(stack, "manual", night_start - timedelta(days=1), night_start)
+    last_good = _night(last_good_end - timedelta(days=1), "the last good one")
+    _ledger(stack).record(last_good, [])
     stack.airflow.unpause(NIGHTLY)
     run_id = f"scheduled__{night_end.isoformat()}"
     expected = _changed_in(stack, last_good_end - timedelta(days=1), night_end)
@@ -251,6 +252,8 @@ def test_next_scheduled_night_takes_up_three_missed_ones(stack):
     assert state == "success"
     assert report["planned"] == len(expected)
     assert report["interval"] == {"start": night_start.isoformat(), "end": night_end.isoformat()}
+    assert report["notices"] == []
+    assert _ledger(stack).covered_until(NIGHTLY, night_end) == night_end
     assert report["counts"] == {
         "current": len(already),
         "indexed": len(expected) - len(already) - 3,
@@ -269,9 +272,20 @@ def test_next_scheduled_night_takes_up_three_missed_ones(stack):
 
 
 def test_clearing_plan_does_only_what_is_not_current(stack):
-    night_end = stack.shop.newest_night(now=stack.now)[1]
+    night_start, night_end = stack.shop.newest_night(now=stack.now)
     run_id = f"scheduled__{night_end.isoformat()}"
-    planned = _report(stack, NIGHTLY, run_id)["planned"]
+    before = _report(stack, NIGHTLY, run_id)
+    planned = before["planned"]
+    # The ledger forgets the nights before, so that Airflow is asked: it knows one that succeeded, one that
+    # failed, and one that somebody started.
+    _ledger(stack).uncover(NIGHTLY, "the last good one")
+    first = night_start - timedelta(days=3)
+    for days, run_type, ended in (
+        (0, "scheduled", "success"),
+        (1, "scheduled", "failed"),
+        (2, "manual", "success"),
+    ):
+        _pretend_run(stack, run_type, first + timedelta(days=days), state=ended)
     stack.requested.clear()
     (late,) = stack.shop.without_document
     with sqlite3.connect(stack.shop.catalog_path) as catalogue:
@@ -284,6 +298,8 @@ def test_clearing_plan_does_only_what_is_not_current(stack):
     state, report = _clear_plan(stack, NIGHTLY, run_id)
     assert state == "success"
     assert report["counts"] == {"current": planned - 3, "indexed": 1, "gone": 1, "corrupt": 1}
+    assert report["start"] == before["start"]
+    assert "by what Airflow knows" in " ".join(report["notices"])
     # The missing picture's 404 is final, so each of the three is asked for once.
     assert sum(stack.requested.values()) == 3
     assert late in _with_feature(stack)
@@ -316,11 +332,9 @@ def test_same_night_again_downloads_and_writes_nothing_and_a_new_url_only_itself
 
 
 def test_failed_items_are_in_the_ledger_and_tried_again_by_hand(stack):
-    from tasks.settings import Settings
-    from tasks.shop.ledger import Ledger
     from tasks.statuses import Status
 
-    ledger = Ledger(None, Settings(data_dir=stack.data))
+    ledger = _ledger(stack)
     assert {_name(stack, row.item_id): row.status for row in ledger.matching()} == {
         "picture missing": "gone",
         "picture corrupt": "corrupt",
@@ -481,27 +495,47 @@ def _until(holds):
         time.sleep(0.25)
 
 
-def _pretend_run(stack, run_type, start, end):
-    """Put a successful run of the past into Airflow's database: time cannot be waited for."""
+def _ledger(stack):
+    stack.data.mkdir(exist_ok=True)  # no run may have been there yet
+    return Ledger(None, Settings(data_dir=stack.data))
+
+
+def _night(start, run_id):
+    """The plan of a scheduled night that had nothing to do."""
+    interval = (start, start + timedelta(days=1))
+    request = Request(NIGHTLY, run_id, *interval, interval=interval, scheduled=True)
+    return Plan(Path(run_id), request, "v", planned=0, current=0, created_at=interval[1])
+
+
+def _pretend_run(stack, run_type, start, state):
+    """Put a run of the past into Airflow's database: time cannot be waited for."""
     program = """
 import sys
 from datetime import datetime
+from airflow.models.dag_version import DagVersion
+from airflow.models.dagbag import DBDagBag
 from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
 from airflow.timetables.base import DataInterval
 from airflow.utils.session import create_session
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
-dag_id, run_type, start, end = sys.argv[1:]
+dag_id, run_type, start, end, state = sys.argv[1:]
 start, end = datetime.fromisoformat(start), datetime.fromisoformat(end)
 run = DagRun(
-    dag_id=dag_id, run_id=f"{run_type}__of_the_past", logical_date=start,
-    data_interval=DataInterval(start, end), run_after=end, run_type=DagRunType(run_type), state="success",
+    dag_id=dag_id, run_id=f"{run_type}__{end.isoformat()}", logical_date=start,
+    data_interval=DataInterval(start, end), run_after=end, run_type=DagRunType(run_type), state=state,
     triggered_by=DagRunTriggeredByType.TEST,
 )
 with create_session() as session:
     session.add(run)
+    session.flush()
+    plan = DBDagBag().get_latest_version_of_dag(dag_id, session=session).get_task("plan")
+    version = DagVersion.get_latest_version(dag_id, session=session)
+    session.add(TaskInstance(plan, dag_version_id=version.id, run_id=run.run_id, state=state))
 """
+    end = start + timedelta(days=1)
     subprocess.run(
-        [sys.executable, "-c", program, NIGHTLY, run_type, start.isoformat(), end.isoformat()],
+        [sys.executable, "-c", program, NIGHTLY, run_type, start.isoformat(), end.isoformat(), state],
         env=os.environ | stack.airflow.environment,
         check=True,
         capture_output=True,

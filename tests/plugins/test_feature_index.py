@@ -11,7 +11,7 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 import numpy as np
 import pytest
@@ -24,6 +24,7 @@ from tasks.runs.run import Plan, Request
 from tasks.search.mapping import URL, VERSION
 from tasks.serve.client import Inference
 from tasks.settings import Settings
+from tasks.shop.connections import Connection
 from tasks.shop.ledger import ItemOutcome, Ledger
 from tasks.stages import summarise
 from tasks.statuses import Status
@@ -205,10 +206,31 @@ def test_a_gap_becomes_a_backfill_in_the_users_name(site: Site) -> None:
     assert "No report yet" in page.text
 
 
+def test_a_start_is_the_users_own_in_airflows_audit_log(site: Site) -> None:
+    answer = site.ask(
+        "POST",
+        "/backfill",
+        None,
+        headers=bearer(site),
+        data={"token": site.form_token(), "category_id": "00000020"},
+    )
+    assert answer.status_code == 303, answer.text
+    run_id = unquote(answer.headers["Location"].rpartition("/")[2])
+    (run,) = [run for run in dag_runs(site, BACKFILL) if run["dag_run_id"] == run_id]
+    assert (run["triggering_user_name"], run["run_type"]) == ("admin", "manual")
+    logs = site.airflow._call("GET", f"/api/v2/eventLogs?dag_id={BACKFILL}&event=trigger_dag_run")
+    assert {entry["owner"] for entry in logs["event_logs"]} == {"admin"}
+    # One entry a start, whoever asked for it.
+    assert logs["total_entries"] == len(dag_runs(site, BACKFILL))
+
+
 def test_airflow_checks_what_a_backfill_is_asked_for(site: Site) -> None:
     before = dag_runs(site, BACKFILL)
     answer = site.ask("POST", "/backfill", data={"token": site.form_token(), "category_id": "x"})
     assert answer.status_code == 400
+    # Airflow's own words for it.
+    assert "category_ids" in answer.text
+    assert "does not match" in answer.text
     assert dag_runs(site, BACKFILL) == before
     assert site.ask("GET", "/backfill?category_id=00000099").status_code == 404
 
@@ -525,6 +547,30 @@ def test_a_failure_is_retried_in_the_users_name(site: Site) -> None:
     assert len(confs) == 2
     assert {"item_ids": ["g07"]} in confs
     assert {"category_ids": ["00000010"], "statuses": ["too_large"]} in confs
+
+
+def test_connections_are_those_of_airflow(site: Site, tmp_path: Path) -> None:
+    """The ledger behind a connection that stands in Airflow's database alone."""
+    file = tmp_path / "elsewhere.db"
+    found = Connection("feature_ledger", "sqlite", schema=str(file))
+    plan = Plan(
+        folder=Path("plan-2"),
+        request=Request(NIGHTLY, "r"),
+        feature_version="v",
+        planned=1,
+        current=0,
+        created_at=NOON,
+    )
+    outcome = ItemOutcome("g99", "00000020", "http://img/1.jpg", Status.GONE, None)
+    Ledger(found, site.settings).record(plan, [outcome], now=NOON)
+    assert shown_items(site.ask("GET", "/failures").text) == []
+    body = {"connection_id": "feature_ledger", "conn_type": "sqlite", "schema": str(file)}
+    site.airflow._call("POST", "/api/v2/connections", body=body)
+    try:
+        assert shown_items(site.ask("GET", "/failures").text) == ["g99"]
+    finally:
+        site.airflow._session.delete(f"{site.airflow.url}/api/v2/connections/feature_ledger", timeout=30)
+    assert shown_items(site.ask("GET", "/failures").text) == []
 
 
 def test_an_address_that_makes_no_sense_is_refused(site: Site) -> None:
