@@ -14,7 +14,7 @@ Gives every item registered or changed since the last successful night its pictu
 **Which items.** A scheduled night starts where the last successful scheduled one ended, less one day of
 overlap: nights that were missed or failed, and items written late to the catalogue, are caught up. A
 backfill or a run triggered with an interval takes exactly that interval; one without takes the last
-complete night. What is current is skipped, so running a night twice is safe. Which nights ended well is kept
+complete night. What is current is skipped, so running a night twice is safe. Which nights succeeded is kept
 in the ledger; where that knows none, Airflow is asked, and the report says so.
 
 **When it fails.** The log of the failed task ends with what is wrong and what to do. Then clear `plan`

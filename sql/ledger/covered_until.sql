@@ -1,4 +1,4 @@
--- The end of the last night that ended well, of those that began before :before.
+-- The end of the last night that succeeded, of those that began before :before.
 select max(ends_at) as ends_at
 from covered_nights
 where dag = :dag

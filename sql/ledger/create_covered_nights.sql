@@ -1,4 +1,4 @@
--- The scheduled nights that ended well, from which the next one knows where to begin: one row a run of
+-- The scheduled nights that succeeded, from which the next one knows where to begin: one row a run of
 -- Airflow's, with the interval that the schedule gave it.
 create table if not exists covered_nights (
     dag text not null,

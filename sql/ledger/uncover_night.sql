@@ -1,4 +1,4 @@
--- Takes back that a night ended well: it ran again and failed.
+-- Takes back that a night succeeded: it ran again and failed.
 delete from covered_nights
 where dag = :dag
   and run = :run

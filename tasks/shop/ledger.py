@@ -1,5 +1,5 @@
 """The ledger: the items that have no feature although they were tried, when to try them again, and the nights
-that ended well."""
+that succeeded."""
 
 import logging
 from collections.abc import Iterable, Iterator, Sequence
@@ -162,7 +162,7 @@ class Ledger:
         }
 
     def covered_until(self, dag: str, before: datetime) -> datetime | None:
-        """The end of the last night of a DAG that ended well, UTC; None where the ledger knows none.
+        """The end of the last night of a DAG that succeeded, UTC; None where the ledger knows none.
 
         Args:
             before: nights that began then or later do not count.
@@ -172,7 +172,7 @@ class Ledger:
         return _utc(found[0].ends_at) if found and found[0].ends_at else None
 
     def uncover(self, dag: str, run: str) -> None:
-        """Take back that a night ended well, where that was recorded."""
+        """Take back that a night succeeded, where that was recorded."""
         if self._has_no_file():
             return
         with self._database.transaction() as transaction:
@@ -198,7 +198,7 @@ class Ledger:
             outcomes: every item of the plan, streamed; must not read this ledger.
             resolved: items that need no feature any more or have it, by id; likewise.
             now: when the items failed that do; the present by default.
-            failed: whether the run does; a scheduled night that does not is one that ended well.
+            failed: whether the run does; a scheduled night that does not is one that succeeded.
         """
         with self._database.transaction() as transaction:
             recording = _Recording(
@@ -281,7 +281,7 @@ class _Recording:
         self._remove([item_id for item_id, row in rows.items() if not self._is_later(row)])
 
     def cover(self, failed: bool) -> None:
-        """Note whether the run, where it is a scheduled night, ended well."""
+        """Note whether the run, where it is a scheduled night, succeeded."""
         request = self._request
         if not request.scheduled or request.interval is None:
             return

@@ -74,7 +74,7 @@ def run_without_plan(dag: str, run: str, settings: Settings, ledger: Ledger) -> 
 
     Raises:
         RunFailedError: always, once the report is there and the ledger no longer says that the run, a night
-            that ran before, ended well.
+            that ran before, succeeded.
         ServiceUnavailableError: the data dir or the ledger cannot be read or written.
     """
     request = Request(dag, run)

@@ -348,7 +348,7 @@ def night(number, run, dag="nightly"):
     return dataclasses.replace(planned(24 * number, f"plan-{dag}-{run}"), request=request)
 
 
-def test_the_last_night_that_ended_well_is_known(book):
+def test_the_last_night_that_succeeded_is_known(book):
     assert book.covered_until("nightly", NOON) is None
     for number in (2, 0, 1):
         book.record(night(number, f"r{number}"), ended(GONE, "a"))
@@ -360,7 +360,7 @@ def test_the_last_night_that_ended_well_is_known(book):
     assert book.covered_until("nightly", NOON) is None
 
 
-def test_only_nights_that_ended_well_are_covered(book):
+def test_only_nights_that_succeeded_are_covered(book):
     book.record(night(0, "good"), [])
     book.record(night(1, "bad"), ended(GONE, "a"), failed=True)
     by_hand = dataclasses.replace(night(2, "by hand").request, scheduled=False)

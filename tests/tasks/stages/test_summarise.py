@@ -250,7 +250,7 @@ def test_a_run_without_a_plan_fails_with_a_report(tmp_path):
     assert (report["planned"], report["counts"], report["state"]) == (0, {}, "failed")
 
 
-def test_a_scheduled_night_is_covered_as_long_as_it_ended_well(tmp_path):
+def test_a_scheduled_night_is_covered_as_long_as_it_succeeded(tmp_path):
     settings = settings_of(tmp_path)
     ledger = Ledger(None, settings)
     interval = (NOON - timedelta(days=1), NOON)
