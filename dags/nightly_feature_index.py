@@ -3,27 +3,27 @@
 
 Gives every item registered or changed since the last successful night its picture feature.
 
-1. **plan** reads the catalogue, leaves out what the index has already, and splits the rest into chunks.
+1. **plan** reads the catalogue, skips what the index has already, and splits the rest into chunks.
 2. **features**, for each chunk:
    1. **download** fetches the pictures in parallel;
    2. **extract** computes their features;
    3. **index** writes them into the documents.
-3. **summarise** counts what became of every item, writes `report.json`, and fails the run if an item is
+3. **summarise** counts the items by status, writes `report.json`, and fails the run if an item is
    unfinished or more items failed than `FEATURES_FAILURE_BUDGET` allows.
 
-**Which items.** A scheduled night starts where the last successful scheduled one ended, less one day of
-overlap: nights that were missed or failed, and items written late to the catalogue, are caught up. A
-backfill or a run triggered with an interval takes exactly that interval; one without takes the last
-complete night. What is current is skipped, so running a night twice is safe. Which nights succeeded is kept
-in the ledger; where that knows none, Airflow is asked, and the report says so.
+**Which items.** A scheduled run starts where the last successful scheduled one ended, minus one day of
+overlap: missed and failed nights, and items that reached the catalogue late, are caught up. A backfill run,
+or one triggered with an interval, covers exactly that interval; one without covers the last complete night.
+Current features are skipped, so running a night twice is safe. The ledger records which nights succeeded; if
+it has no record, Airflow's history is used, and the report says so.
 
-**When it fails.** The log of the failed task ends with what is wrong and what to do. Then clear `plan`
-with everything downstream: what is done is skipped, the rest is done again.
+**When it fails.** The log of the failed task ends with the cause and the remedy. Then clear `plan` with
+everything downstream: current features are skipped, the rest is done again.
 
-**Who is told.** That a night failed, or is not done `FEATURES_NIGHTLY_DEADLINE_HOURS` after it was queued,
-goes to the connections `feature_alerts_webhook` and `feature_alerts_mail`, as far as they are set up. Set
-them in the environment (`AIRFLOW_CONN_FEATURE_ALERTS_WEBHOOK`): Airflow 3.3 lets the word of a late night
-read no other ones.
+**Alerts.** One alert is sent when a run fails, or is not done `FEATURES_NIGHTLY_DEADLINE_HOURS` after it was
+queued, to the connections `feature_alerts_webhook` and `feature_alerts_mail`, if they exist. Set them in the
+environment (`AIRFLOW_CONN_FEATURE_ALERTS_WEBHOOK`): in Airflow 3.3 deadline callbacks read connections from
+the environment only.
 """
 
 from __future__ import annotations
@@ -71,10 +71,10 @@ def _request(context: Context) -> Request:
 
 
 def _by_airflow(context: Context) -> tuple[datetime | None, tuple[str, ...]]:
-    """Where a night takes up that the ledger knows none before, and what to say of it.
+    """Where a night starts if the ledger has no earlier one, and the notice that says so.
 
-    Airflow tells neither a run's type nor where its interval ended, but its id and where it began: so the
-    last successful night is done again, or, where none has succeeded, all of them from the first.
+    Airflow's public interface gives neither the type of an earlier run nor the end of its interval, but its
+    id and logical date: so the last successful night is done again or, if none succeeded, all of them.
     """
     ti, dag_run = context["ti"], context["dag_run"]
     taken_up, before = None, dag_run.logical_date
@@ -86,12 +86,12 @@ def _by_airflow(context: Context) -> tuple[datetime | None, tuple[str, ...]]:
                 break
     if taken_up is None:
         return None, (
-            "Neither the ledger nor Airflow knows an earlier night, so the run takes its own interval and "
-            "the day before it. What was registered earlier takes category_backfill.",
+            "Neither the ledger nor Airflow has an earlier nightly run, so this one covers its own interval "
+            "and the day before it. For items registered earlier, trigger category_backfill.",
         )
     return taken_up, (
-        "The ledger knows no earlier night, as after an upgrade or when it was lost, so the run takes up the "
-        f"night that began at {taken_up}, by what Airflow knows.",
+        "The ledger has no earlier nightly run, as after an upgrade or a loss, so this run starts with the "
+        f"night that began at {taken_up}, from Airflow's history.",
     )
 
 

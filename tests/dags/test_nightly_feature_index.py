@@ -113,7 +113,7 @@ def test_a_first_night_says_that_it_is_one(nights):
     request = nights.request(TEN)
     assert request.start == TEN - DAY
     [notice] = request.notices
-    assert "Neither the ledger nor Airflow knows an earlier night" in notice
+    assert "Neither the ledger nor Airflow has an earlier nightly run" in notice
 
 
 def test_where_no_night_ever_succeeded_all_are_caught_up(nights):
