@@ -5,8 +5,10 @@ Each task turns what Airflow knows into plain values and calls its stage in task
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from datetime import timedelta
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import (
@@ -35,6 +37,9 @@ if TYPE_CHECKING:
     from tasks.shop.ledger import Ledger
 
 TAGS = ["picture-features"]
+
+DOWNLOADS: int = json.loads(Path(__file__).with_name("pools.json").read_text())["image_download"]["slots"]
+"""Chunks that download at once, on all workers: they share what one host may get."""
 
 FEATURES = Asset("picture_features", uri="picture-features://index")
 """The features in the index. A run that ends well leaves an event with its counts, on which the DAGs of
@@ -102,7 +107,7 @@ def feature_stages(make_request: MakeRequest, on_failure: Callable[[Context], No
         """Fetch the chunk's pictures in parallel."""
         from tasks.stages import download as stage
 
-        return stage.run(_chunk(chunk), Settings.load(), _progress())
+        return stage.run(_chunk(chunk), Settings.load().shared_by(DOWNLOADS), _progress())
 
     @task(queue="gpu", pool="gpu", execution_timeout=timedelta(hours=6), map_index_template=_LABEL)
     def extract(chunk: dict[str, Any]) -> dict[str, Any]:

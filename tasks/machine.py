@@ -1,10 +1,10 @@
-"""What this machine's processor offers, and who has which part of it."""
+"""What this machine's processor offers, and locks on what is there once."""
 
 import fcntl
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
@@ -16,33 +16,8 @@ def cores() -> int:
 
 
 @contextmanager
-def on_one_core() -> Iterator[None]:
-    """Keep this thread, and those that it starts meanwhile, on one core, where no other task has taken it.
-
-    For threads that take turns at Python's interpreter, and so at one core's worth of time, anyway: to hand
-    a turn over to another core takes long, above all on a virtual machine that has to wake it up. Without
-    a core that is left, or where the machine does not let us choose, they go wherever they are put.
-    """
-    allowed = os.sched_getaffinity(0)
-    with ExitStack() as held:
-        # It only saves time.
-        with suppress(OSError):
-            for core in sorted(allowed):
-                if held.enter_context(locked(f"core{core}", wait=False)):
-                    os.sched_setaffinity(0, {core})
-                    break
-        try:
-            yield
-        finally:
-            with suppress(OSError):
-                os.sched_setaffinity(0, allowed)
-
-
-@contextmanager
-def locked(name: str, *, wait: bool = True) -> Iterator[bool]:
+def locked(name: str) -> Iterator[None]:
     """Hold this machine's lock of that name, which ends with the process, however that ends.
-
-    Without `wait` it may be another's: the block is told whether it is held.
 
     Raises:
         OSError: the folder for temporary files does not let us.
@@ -51,12 +26,8 @@ def locked(name: str, *, wait: bool = True) -> Iterator[bool]:
     path = Path(tempfile.gettempdir()) / f"picture-feature-index-{os.getuid()}-{name}.lock"
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
     try:
-        held = True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            held = False
-        yield held
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
     finally:
         os.close(descriptor)
 

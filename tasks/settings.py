@@ -1,12 +1,15 @@
 """Every setting, named once: the environment variable is FEATURES_ and the field's name in capitals."""
 
+import json
+import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from tasks.errors import ConfigurationError
+from tasks.urls import ImageHosts, InvalidURLError, read
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 """The checkout: where sql/, model/ and a relative data dir are."""
@@ -25,8 +28,17 @@ class Settings(BaseSettings):
     index: str = "img_list"
     """The Elasticsearch index, or alias, whose documents get the feature."""
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
-    """Hosts pictures may come from, separated by commas; `*` is any public one, and a private or
-    loopback one counts only where it is listed as host:port."""
+    """Hosts pictures may come from, separated by commas; `*.cdn.example` is every host below that name, `*`
+    any public one, and a private or loopback one counts only where it is listed as host:port."""
+    image_headers: Annotated[dict[str, SecretStr], NoDecode] = Field(default_factory=dict)
+    """A header for each of some hosts, as private buckets want one: JSON, `{"host": "Name: value"}`. It goes
+    to that host alone, at every port, or to one where the host is given as host:port."""
+    proxy: SecretStr = SecretStr("")
+    """The proxy that pictures are asked for through, `http://proxy.example:3128`; a user and password may
+    stand before the host. It is the proxy then that resolves names and has to keep addresses inside from
+    us, so `*` cannot be among the image hosts."""
+    ca_file: Path | None = None
+    """Certificates, in PEM, that image servers' may be signed by besides the public ones."""
     failure_budget: float = Field(default=0.05, ge=0, le=1)
     """Share of the planned items that may fail before the run does."""
     create_documents: bool = False
@@ -48,16 +60,19 @@ class Settings(BaseSettings):
     downloads: int = Field(default=32, ge=1)
     """Pictures one chunk downloads at once."""
     downloads_per_host: int = Field(default=16, ge=1)
-    """Pictures one chunk downloads at once from one host. Chunks that download at the same time, as many as
-    the pool image_download has slots, add up, and so does the process behind the HTTP API."""
+    """Pictures a run downloads at once from one host. A chunk may have a share of it: this divided by the
+    slots of the pool image_download, which are the chunks that download at once on all machines."""
     requests_per_second_per_host: float = Field(default=500.0, gt=0)
-    """Requests one chunk starts in a second at one host; they add up as those of downloads_per_host do."""
+    """Requests a run starts in a second at one host; a chunk's share is as above."""
     download_attempts: int = Field(default=3, ge=1)
     """Requests for one picture before its last failure counts."""
     connect_timeout: Seconds = 5.0
-    """Seconds to connect."""
+    """Seconds to resolve a name, and again to connect, TLS included."""
     host_patience: Seconds = 15.0
-    """Seconds in which a host gives nothing but failures before it is left alone for some minutes."""
+    """The give-up time: seconds in which a host gives nothing but failures before its circuit stays open."""
+    host_pause: Seconds = 900.0
+    """Seconds that a chunk waits for one host in all because it answers Retry-After; what it would have to
+    wait longer for is left to the hourly retry."""
     read_timeout: Seconds = 10.0
     """Seconds without a byte."""
     transfer_timeout: Seconds = 60.0
@@ -117,14 +132,68 @@ class Settings(BaseSettings):
     def _split_hosts(cls, value: object) -> object:
         if not isinstance(value, str):
             return value
-        if "/" in value:
-            raise ValueError("hosts are expected, without https:// and without a path")
-        return tuple(host.strip().lower() for host in value.split(",") if host.strip())
+        return tuple(host.strip() for host in value.split(",") if host.strip())
 
-    @field_validator("data_dir", "model_dir")
+    @field_validator("image_hosts")
     @classmethod
-    def _from_repository(cls, value: Path) -> Path:
-        return REPOSITORY / value
+    def _that_can_match(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return ImageHosts(value).entries
+
+    @field_validator("image_headers", mode="before")
+    @classmethod
+    def _from_json(cls, value: object) -> object:
+        try:
+            return json.loads(value) if isinstance(value, str) else value
+        except ValueError:
+            raise ValueError("a JSON object is wanted, host to header") from None
+
+    @field_validator("image_headers")
+    @classmethod
+    def _sendable(cls, value: dict[str, SecretStr]) -> dict[str, SecretStr]:
+        ImageHosts(value)
+        for host, header in value.items():
+            if "*" in host or not re.fullmatch(
+                r"[A-Za-z0-9!#$%&'*+.^_`|~-]+: ?[ -~]+", header.get_secret_value()
+            ):
+                raise ValueError(f"{host}: one host and one header, Name: value, are wanted")
+        return value
+
+    @field_validator("proxy")
+    @classmethod
+    def _of_http(cls, value: SecretStr) -> SecretStr:
+        # A user is the proxy's, so it is left out of what is read.
+        scheme, found, server = value.get_secret_value().rpartition("://")
+        try:
+            if found:
+                read(f"{scheme}://{server.rpartition('@')[2]}")
+        except InvalidURLError as error:
+            raise ValueError(str(error)) from None
+        if value.get_secret_value() and not found:
+            raise ValueError("http:// or https:// and a host are wanted")
+        return value
+
+    @model_validator(mode="after")
+    def _no_star_behind_a_proxy(self) -> Self:
+        if self.proxy.get_secret_value() and "*" in self.image_hosts:
+            raise ValueError(
+                "with FEATURES_PROXY the proxy alone sees addresses: name the hosts in FEATURES_IMAGE_HOSTS "
+                "instead of *"
+            )
+        return self
+
+    @field_validator("data_dir", "model_dir", "ca_file")
+    @classmethod
+    def _from_repository(cls, value: Path | None) -> Path | None:
+        return value and REPOSITORY / value
+
+    def shared_by(self, chunks: int) -> Self:
+        """The settings of one of so many chunks that download at once: its share of what a host may get."""
+        return self.model_copy(
+            update={
+                "downloads_per_host": max(1, self.downloads_per_host // chunks),
+                "requests_per_second_per_host": self.requests_per_second_per_host / chunks,
+            }
+        )
 
     @classmethod
     def load(cls) -> Self:
@@ -136,8 +205,14 @@ class Settings(BaseSettings):
         try:
             return cls()
         except ValidationError as error:
-            problems = "; ".join(
-                f"FEATURES_{'_'.join(map(str, e['loc'])).upper()}={e['input']!r}: {e['msg']}"
-                for e in error.errors()
-            )
+            problems = "; ".join(_named(e["loc"], e["input"]) + e["msg"] for e in error.errors())
             raise ConfigurationError(f"Invalid settings: {problems}.") from None
+
+
+def _named(location: tuple[int | str, ...], value: object) -> str:
+    """A variable and its value, which of those that hold secrets is not told."""
+    if not location:
+        return ""
+    field = str(location[0])
+    secret = field in ("image_headers", "proxy")
+    return f"FEATURES_{field.upper()}{'' if secret else f'={value!r}'}: "

@@ -81,21 +81,27 @@ class Status(StrEnum):
     )
     RATE_LIMITED = (
         "rate_limited",
-        "The image server kept answering 429, or asked to be left alone for longer than a run waits.",
+        "The image server kept answering 429, or asked for a longer pause than FEATURES_HOST_PAUSE.",
         *(True, True),
         "Lower FEATURES_REQUESTS_PER_SECOND_PER_HOST or FEATURES_DOWNLOADS_PER_HOST.",
     )
     UNREACHABLE = (
         "unreachable",
-        "No connection, a connection cut short or a server error (5xx), always, or a host left alone for it.",
+        "No connection, a connection cut short or a server error (5xx), at every attempt.",
         *(True, True),
         "Look whether the host is up and can be reached from the workers.",
     )
     TIMED_OUT = (
         "timed_out",
-        "The transfer did not end within its time limit, or a host left alone for it.",
+        "The transfer did not end within its time limit, at any attempt.",
         *(True, True),
         "If the host is just slow, raise FEATURES_READ_TIMEOUT or FEATURES_TRANSFER_TIMEOUT.",
+    )
+    CIRCUIT_OPEN = (
+        "circuit_open",
+        "Never asked for: most other pictures of its host failed, so the host's circuit was opened.",
+        *(True, True),
+        "Look whether the host is up and can be reached; no attempt is counted, and the next retry takes it.",
     )
     TOO_LARGE = (
         "too_large",

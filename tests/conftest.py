@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from pycurl import SOCKET_BAD
 
 from local_stack.process import interrupt_when_told_to_end
+from tasks.fetching.client import Transfer
 from tasks.shop.connections import Services
 from tests.shop_fixtures import (
     CatalogueBuilder,
@@ -50,6 +52,17 @@ def loopback_only(monkeypatch: pytest.MonkeyPatch) -> None:
 
         return connect_on_loopback
 
+    open_socket = Transfer._open_socket
+
+    def opened_on_loopback(self: Transfer, purpose: int, address: Any) -> Any:
+        opened = open_socket(self, purpose, address)
+        if isinstance(opened, socket.socket) and not _is_loopback(address.addr[0]):
+            opened.close()
+            self.failure = RuntimeError(f"A test tried to reach {address.addr[0]}.")
+            return SOCKET_BAD
+        return opened
+
+    monkeypatch.setattr(Transfer, "_open_socket", opened_on_loopback)
     monkeypatch.setattr(socket.socket, "connect", guarded(socket.socket.connect))
     monkeypatch.setattr(socket.socket, "connect_ex", guarded(socket.socket.connect_ex))
 

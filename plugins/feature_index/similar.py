@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 from plugins.feature_index import services
 from plugins.feature_index.access import READ, from_our_page
 from plugins.feature_index.pages import PHOTO_TYPES, page
-from tasks.fetching.fetch import MAX_URL_LENGTH
 from tasks.inference.model import DIMENSIONS, feature_version
 from tasks.search.exact import exact_nearest
 from tasks.search.queries import Item, ItemQueries, Scope
 from tasks.serve.client import Inference, InferenceError
 from tasks.settings import Settings
 from tasks.statuses import Status
+from tasks.urls import MAX_URL_LENGTH
 
 _NEIGHBOURS = 12
 _MATCHES = 24

@@ -1,14 +1,12 @@
 """Which hosts and addresses pictures may come from. URLs come from strangers: a name in an allowed
 list may resolve to an address inside, so it is addresses that are judged, when connecting."""
 
+import functools
 import ipaddress
-import socket
-import threading
 from collections.abc import Iterable
-from concurrent.futures import Future
-from typing import Any
 
 from tasks.statuses import Status
+from tasks.urls import ImageHosts, Url
 
 
 class RefusedURLError(Exception):
@@ -21,59 +19,35 @@ class RefusedURLError(Exception):
 
 
 class AddressPolicy:
-    """The hosts of FEATURES_IMAGE_HOSTS.
+    """Judges what FEATURES_IMAGE_HOSTS lets us connect to.
 
-    `cdn.example.com` allows that host at public addresses, `*` every host at public addresses, and
-    `images.internal:8080` that host and port at whatever address it has.
+    Its methods raise RefusedURLError where it does not.
     """
 
     def __init__(self, hosts: Iterable[str]) -> None:
-        self._hosts = {host.lower() for host in hosts}
+        """Read the hosts as `ImageHosts` does, which raises ValueError where one can match nothing."""
+        self._hosts = ImageHosts(hosts)
 
-    def addresses(self, host: str, port: int, timeout: float) -> list[str]:
-        """Resolve a host within `timeout` seconds and return its addresses, every one of them allowed.
-
-        Raises:
-            RefusedURLError: the host is not allowed, or any of its addresses is not.
-            TimeoutError: the name did not resolve in time.
-            OSError: the name does not resolve.
-        """
-        name = host.strip("[]").rstrip(".").lower()
-        listed_with_port = (f"[{name}]:{port}" if ":" in name else f"{name}:{port}") in self._hosts
-        if not listed_with_port and name not in self._hosts and "*" not in self._hosts:
+    def check_host(self, url: Url) -> None:
+        """Let listed hosts pass; of addresses, those that are public or listed with their port."""
+        if not self._hosts.lists(url):
             raise RefusedURLError(
-                Status.BLOCKED_ADDRESS, f"the host {name}:{port} is not in FEATURES_IMAGE_HOSTS"
+                Status.BLOCKED_ADDRESS, f"the host {url.server} is not in FEATURES_IMAGE_HOSTS"
             )
-        addresses = _resolved(name, port, timeout)
-        if not listed_with_port:
-            for address in addresses:
-                if not is_public(address):
-                    raise RefusedURLError(
-                        Status.BLOCKED_ADDRESS,
-                        f"{name} leads to {address}, which is not a public address; a host inside is "
-                        "allowed only where FEATURES_IMAGE_HOSTS lists it as host:port",
-                    )
-        return addresses
+        if url.is_address:
+            self.check_address(url, url.host)
+
+    def check_address(self, url: Url, address: str) -> None:
+        """Let addresses pass that a listed host may have: public ones, or any where its port is listed."""
+        if not self._hosts.lists_server(url) and not is_public(address):
+            raise RefusedURLError(
+                Status.BLOCKED_ADDRESS,
+                f"{url.host} leads to {address}, which is not a public address; a host inside is allowed "
+                "only where FEATURES_IMAGE_HOSTS lists it as host:port",
+            )
 
 
-def _resolved(name: str, port: int, timeout: float) -> list[str]:
-    found: Future[list[Any]] = Future()
-
-    def resolve() -> None:
-        try:
-            found.set_result(socket.getaddrinfo(name, port, type=socket.SOCK_STREAM))
-        except Exception as error:
-            found.set_exception(error)
-
-    # The system's resolver knows no limit and cannot be stopped. The thread is left to it, and as a daemon
-    # keeps no process alive.
-    threading.Thread(target=resolve, name="resolver", daemon=True).start()
-    try:
-        return [str(address[0]) for _, _, _, _, address in found.result(timeout)]
-    except TimeoutError:
-        raise TimeoutError(f"the name {name} did not resolve in time") from None
-
-
+@functools.lru_cache(4_096)
 def is_public(text: str) -> bool:
     """Whether an address is reachable by anyone, also once the IPv4 address it may carry is looked at."""
     try:

@@ -3,7 +3,7 @@
     <data dir>/<dag>/<run>/report.json
     <data dir>/<dag>/<run>/plan-<id>/plan.json, items.parquet, resolved.parquet
     <data dir>/<dag>/<run>/plan-<id>/chunk-0000/pictures.parquet, features.parquet, outcomes.parquet
-    <data dir>/<dag>/<run>/plan-<id>/left_alone/<host's hash>.json
+    <data dir>/<dag>/<run>/plan-<id>/circuits/<host's hash>.json
 
 Every planning makes a new plan id, so nothing of an earlier plan is taken for this one's work.
 """

@@ -24,6 +24,7 @@ CODES: Mapping[str, int] = {
     Status.RATE_LIMITED: 503,
     Status.UNREACHABLE: 502,
     Status.TIMED_OUT: 504,
+    Status.CIRCUIT_OPEN: 503,
     Status.TOO_LARGE: 413,
     Status.NOT_A_PICTURE: 422,
     Status.UNSUPPORTED_FORMAT: 422,

@@ -4,8 +4,10 @@ Each request is a thread: it waits for its picture, for a decoder, and for the b
 """
 
 import hashlib
+import logging
 import queue
 import threading
+from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from contextlib import ExitStack
@@ -16,9 +18,8 @@ from typing import Self
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.fetching.addresses import RefusedURLError
-from tasks.fetching.fetch import Fetched, Fetcher, check_url
-from tasks.fetching.hosts import HostQueues
+from tasks.fetching.answers import Fetched
+from tasks.fetching.downloads import Downloads
 from tasks.inference.model import Model, load, unusable
 from tasks.machine import cores
 from tasks.pictures.decoders import Decoders, Tensor
@@ -28,6 +29,9 @@ from tasks.serve.batches import Batches
 from tasks.settings import Settings
 from tasks.statuses import Status
 
+log = logging.getLogger(__name__)
+
+_ENDING = Fetched(status=Status.UNREACHABLE, reason="the process is ending")
 _ATTEMPTS = 2
 """Requests for one picture: who asks for its feature waits, and can ask again."""
 
@@ -132,55 +136,71 @@ class _Downloads:
     """Fetches single pictures as politely as a chunk does; a URL on its way is not asked for again."""
 
     def __init__(self, settings: Settings) -> None:
-        settings = settings.model_copy(
+        longest = settings.serve_timeout / _ATTEMPTS
+        self._settings = settings.model_copy(
             update={
                 "download_attempts": min(_ATTEMPTS, settings.download_attempts),
-                "transfer_timeout": min(settings.transfer_timeout, settings.serve_timeout / _ATTEMPTS),
+                "transfer_timeout": min(settings.transfer_timeout, longest),
+                "host_pause": min(settings.host_pause, longest),
             }
         )
-        self._hosts = HostQueues(settings, None, stays_open=True)
-        self._fetcher = Fetcher(settings)
-        self._wanted: dict[str, Future[Fetched]] = {}
         self._lock = threading.Lock()
-        for _ in range(settings.downloads):
-            threading.Thread(target=self._run, daemon=True).start()
+        self._wanted: dict[str, Future[Fetched]] = {}
+        self._new: deque[str] = deque()
+        """Those of them that the loop has not taken yet."""
+        self._closing = False
+        self._downloads = Downloads(self._settings, None, stays_open=True)
+        self._thread = threading.Thread(target=self._run, name="downloads", daemon=True)
+        self._thread.start()
 
     def fetch(self, url: str) -> Fetched:
         """What the requests for `url` ended with."""
-        try:
-            check_url(url)
-        except RefusedURLError as error:
-            return Fetched(status=error.status, reason=error.reason)
         with self._lock:
             result = self._wanted.get(url)
-            if result is None:
-                if (answer := self._hosts.add(url)) is not None:
-                    return answer
+            if result is None and not self._closing:
                 result = self._wanted[url] = Future()
-        return result.result()
+                self._new.append(url)
+                self._downloads.wake()
+        return result.result() if result else _ENDING
 
     def close(self) -> None:
         """Let everyone go who waits."""
-        self._hosts.close()
-        over = Fetched(status=Status.UNREACHABLE, reason="the process is ending")
         with self._lock:
-            for result in self._wanted.values():
-                result.set_result(over)
-            self._wanted.clear()
+            self._closing = True
+            self._downloads.wake()
+        self._thread.join()
 
     def _run(self) -> None:
-        while (job := self._hosts.take()) is not None:
-            failure: Exception | None = None
+        while not self._closing:
             try:
-                fetched = self._fetcher.fetch(job.url)
-            except Exception as error:  # it belongs to the request, and this thread to all of them
-                failure, fetched = error, Fetched(status=Status.UNREACHABLE, reason=str(error))
-            for url, answer, _ in self._hosts.finish(job, fetched):
-                with self._lock:
-                    result = self._wanted.pop(url, None)
-                if result is None:
-                    continue
-                if failure is not None:
-                    result.set_exception(failure)
-                else:
-                    result.set_result(answer)
+                self._step()
+            except Exception as error:  # it belongs to the requests, and this thread to all that follow
+                log.exception("Pictures cannot be fetched; what was asked for is given up.")
+                self._start_anew(error)
+        self._downloads.close()
+        for url in list(self._wanted):
+            self._answer(url, _ENDING)
+
+    def _step(self) -> None:
+        while self._new:
+            url = self._new.popleft()
+            if (answer := self._downloads.add(url)) is not None:
+                self._answer(url, answer)
+        for url, answer, _ in self._downloads.step():
+            self._answer(url, answer)
+
+    def _answer(self, url: str, answer: Fetched | Exception) -> None:
+        with self._lock:
+            result = self._wanted.pop(url)
+        if isinstance(answer, Exception):
+            result.set_exception(answer)
+        else:
+            result.set_result(answer)
+
+    def _start_anew(self, error: Exception) -> None:
+        with self._lock:
+            broken, self._downloads = self._downloads, Downloads(self._settings, None, stays_open=True)
+            given_up = self._wanted.keys() - set(self._new)
+        broken.close()
+        for url in given_up:
+            self._answer(url, error)

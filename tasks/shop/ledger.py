@@ -58,7 +58,7 @@ class Failure:
     status: Status
     reason: str | None
     attempts: int
-    """Runs that tried this URL; one that did not finish is not counted."""
+    """Runs that tried this URL; one that did not finish, or never asked for it, is not counted."""
     first_at: datetime
     last_at: datetime
     next_at: datetime | None
@@ -336,6 +336,8 @@ class _Recording:
 
     def _next_at(self, status: Status, attempts: int) -> datetime | None:
         first = self._settings.retry_first_hours
+        if status is Status.CIRCUIT_OPEN:
+            return self._now  # the next retry has it among the first
         if status is Status.UNFINISHED:
             return self._now + timedelta(hours=first)
         if not status.retried or attempts >= self._settings.retry_attempts:
@@ -346,8 +348,8 @@ class _Recording:
 
 
 def _attempts(status: str) -> int:
-    """How much an outcome adds to an item's attempts: nothing where the machine is to blame."""
-    return 0 if status == Status.UNFINISHED else 1
+    """How much an outcome adds to an item's attempts: nothing where the item was not tried."""
+    return 0 if status in (Status.UNFINISHED, Status.CIRCUIT_OPEN) else 1
 
 
 def _storable(text: str | None) -> str | None:

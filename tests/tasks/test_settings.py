@@ -3,7 +3,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from tasks.errors import ConfigurationError
 from tasks.settings import REPOSITORY, Settings
@@ -12,6 +12,17 @@ VALUES: dict[str, tuple[str, str, Any]] = {
     "FEATURES_DATA_DIR": ("data_dir", "/mnt/features", Path("/mnt/features")),
     "FEATURES_INDEX": ("index", "img_list_2", "img_list_2"),
     "FEATURES_IMAGE_HOSTS": ("image_hosts", "cdn.example.com", ("cdn.example.com",)),
+    "FEATURES_IMAGE_HEADERS": (
+        "image_headers",
+        '{"bucket.example:8443": "Authorization: Bearer abc"}',
+        {"bucket.example:8443": SecretStr("Authorization: Bearer abc")},
+    ),
+    "FEATURES_PROXY": (
+        "proxy",
+        "http://user:pass@proxy.example:3128",
+        SecretStr("http://user:pass@proxy.example:3128"),
+    ),
+    "FEATURES_CA_FILE": ("ca_file", "/etc/ssl/shop.pem", Path("/etc/ssl/shop.pem")),
     "FEATURES_FAILURE_BUDGET": ("failure_budget", "0.2", 0.2),
     "FEATURES_CREATE_DOCUMENTS": ("create_documents", "true", True),
     "FEATURES_MIX_VERSIONS": ("mix_versions", "true", True),
@@ -25,6 +36,7 @@ VALUES: dict[str, tuple[str, str, Any]] = {
     "FEATURES_DOWNLOAD_ATTEMPTS": ("download_attempts", "1", 1),
     "FEATURES_CONNECT_TIMEOUT": ("connect_timeout", "1.5", 1.5),
     "FEATURES_HOST_PATIENCE": ("host_patience", "0.3", 0.3),
+    "FEATURES_HOST_PAUSE": ("host_pause", "60", 60.0),
     "FEATURES_READ_TIMEOUT": ("read_timeout", "2.5", 2.5),
     "FEATURES_TRANSFER_TIMEOUT": ("transfer_timeout", "120", 120.0),
     "FEATURES_MAX_IMAGE_BYTES": ("max_image_bytes", "1000000", 1_000_000),
@@ -116,6 +128,10 @@ def test_an_empty_variable_means_the_default(variable: str, monkeypatch: pytest.
         ("FEATURES_USER_AGENT", "shop/1\r\nCookie: a=b"),
         ("FEATURES_IMAGE_HOSTS", "https://cdn.example.com"),
         ("FEATURES_IMAGE_HOSTS", "cdn.example.com,cdn.example.com/images"),
+        ("FEATURES_IMAGE_HOSTS", "::1:9001"),
+        ("FEATURES_IMAGE_HOSTS", "cdn.example.com,10.0.0.7"),
+        ("FEATURES_IMAGE_HOSTS", "cdn.*"),
+        ("FEATURES_IMAGE_HOSTS", "*.internal:8080"),
         ("FEATURES_BATCH_SIZE", "0"),
         ("FEATURES_BULK_SIZE", "5001"),
         ("FEATURES_BULK_REQUESTS", "11"),
@@ -127,6 +143,53 @@ def test_a_value_that_cannot_be_is_named(variable: str, text: str, monkeypatch: 
         Settings.load()
     assert f"{variable}={text!r}" in str(refused.value)
     assert str(refused.value).count("FEATURES_") == 1
+
+
+@pytest.mark.parametrize(
+    ("variable", "text"),
+    [
+        ("FEATURES_IMAGE_HEADERS", "Authorization: secret"),
+        ("FEATURES_IMAGE_HEADERS", '["secret"]'),
+        ("FEATURES_IMAGE_HEADERS", '{"bucket.example": "secret"}'),
+        ("FEATURES_IMAGE_HEADERS", '{"bucket.example": "A: secret\\r\\nB: c"}'),
+        ("FEATURES_IMAGE_HEADERS", '{"*": "Authorization: secret"}'),
+        ("FEATURES_IMAGE_HEADERS", '{"a/b": "Authorization: secret"}'),
+        ("FEATURES_PROXY", "user:secret@proxy.example:3128"),
+        ("FEATURES_PROXY", "socks5://user:secret@proxy.example"),
+        ("FEATURES_PROXY", "http://user:secret@:80"),
+    ],
+)
+def test_a_secret_that_cannot_be_is_not_told(
+    variable: str, text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, text)
+    with pytest.raises(ConfigurationError, match=variable) as refused:
+        Settings.load()
+    assert "secret" not in str(refused.value)
+
+
+def test_secrets_are_not_shown() -> None:
+    settings = Settings(
+        proxy="http://user:secret@proxy.example", image_headers={"bucket.example": "Authorization: secret"}
+    )
+    assert "secret" not in f"{settings!r} {settings} {settings.model_dump()} {settings.model_dump_json()}"
+
+
+def test_behind_a_proxy_hosts_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEATURES_PROXY", "http://proxy.example:3128")
+    monkeypatch.setenv("FEATURES_IMAGE_HOSTS", "cdn.example, *")
+    with pytest.raises(ConfigurationError, match=r"name the hosts in FEATURES_IMAGE_HOSTS instead of \*"):
+        Settings.load()
+    monkeypatch.setenv("FEATURES_IMAGE_HOSTS", "cdn.example, *.cdn.example")
+    assert Settings.load().image_hosts == ("cdn.example", "*.cdn.example")
+
+
+def test_what_a_host_may_get_is_shared_by_the_chunks_of_a_run() -> None:
+    settings = Settings(downloads_per_host=16, requests_per_second_per_host=500)
+    share = settings.shared_by(3)
+    assert (share.downloads_per_host, share.requests_per_second_per_host) == (5, pytest.approx(166.67, 1e-3))
+    assert settings.shared_by(100).downloads_per_host == 1
+    assert settings.shared_by(1) == settings
 
 
 def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

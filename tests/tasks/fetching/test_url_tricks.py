@@ -10,12 +10,14 @@ import socket
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pycurl
 import pytest
 
-from tasks.fetching import addresses
-from tasks.fetching.fetch import Fetched, Fetcher
-from tasks.settings import Settings
+from tasks.fetching import addresses, client
+from tasks.fetching.answers import Fetched
+from tasks.fetching.client import Client, Transfer
 from tasks.statuses import Status
+from tests.fetching import Fetcher
 from tests.scripted_server import Reply, ScriptedServer
 
 PUBLIC = "203.0.114.1"
@@ -62,10 +64,14 @@ TRICKS: dict[str, list[tuple[str, Status]]] = {
         ("http://0:INSIDE/", BLOCKED),
         ("http://0x0:INSIDE/", BLOCKED),
         ("http://0.0.0.0:INSIDE/", BLOCKED),
+        ("http://0x7f.0x000001:INSIDE/", BLOCKED),
+        ("http://127.0x0.0.1.:INSIDE/", BLOCKED),
+        ("http://00000000177.0.0.1:INSIDE/", BLOCKED),
+        ("http://0x:INSIDE/", BLOCKED),
         # More than four bytes hold: whoever cuts them off arrives at 0.0.0.0 or 127.0.0.1.
-        ("http://4294967296:INSIDE/", UNREACHABLE),
-        ("http://2130706433.0:INSIDE/", UNREACHABLE),
-        ("http://383.0.0.1:INSIDE/", UNREACHABLE),
+        ("http://4294967296:INSIDE/", INVALID),
+        ("http://2130706433.0:INSIDE/", INVALID),
+        ("http://383.0.0.1:INSIDE/", INVALID),
     ],
     "this machine in IPv6": [
         ("http://[::1]:INSIDE/", BLOCKED),
@@ -80,10 +86,15 @@ TRICKS: dict[str, list[tuple[str, Status]]] = {
         ("http://[64:ff9b:1::7f00:1]:INSIDE/", BLOCKED),
         ("http://[2002:7f00:1::]:INSIDE/", BLOCKED),
         ("http://[2001:0:4136:e378:8000:63bf:80ff:fffe]:INSIDE/", BLOCKED),  # Teredo
+        ("http://[::ffff:0x7f.1]:INSIDE/", INVALID),
+        ("http://[0:0:0:0:0:ffff:127.0.0.1]:INSIDE/", BLOCKED),
+        ("http://[::ffff:7f.0.0.1]:INSIDE/", INVALID),
+        ("http://[::1]INSIDE/", INVALID),
+        ("http://[::1].cdn.example:INSIDE/", INVALID),
         # A zone after a percent sign says which network of this machine is meant; loopback has none.
-        ("http://[::1%25lo]:INSIDE/", UNREACHABLE),
-        ("http://[fe80::1%25lo]:INSIDE/", BLOCKED),
-        ("http://[fe80::1%lo]:INSIDE/", BLOCKED),
+        ("http://[::1%25lo]:INSIDE/", INVALID),
+        ("http://[fe80::1%25lo]:INSIDE/", INVALID),
+        ("http://[fe80::1%lo]:INSIDE/", INVALID),
         ("http://[::1:INSIDE/", INVALID),
         ("http://::1:INSIDE/", INVALID),
         ("http://[127.0.0.1]:INSIDE/", INVALID),
@@ -110,6 +121,10 @@ TRICKS: dict[str, list[tuple[str, Status]]] = {
         ("http://[::ffff:10.0.0.1]/", BLOCKED),
     ],
     "names": [
+        ("http://LOCALHOST.:INSIDE/", BLOCKED),
+        ("http://shop.localhost:INSIDE/", UNREACHABLE),
+        ("http://loc\u00adalhost:INSIDE/", BLOCKED),
+        ("http://localhost%00:INSIDE/", INVALID),
         ("http://localhost:INSIDE/", BLOCKED),
         ("http://LocalHost:INSIDE/", BLOCKED),
         ("http://localhost.:INSIDE/", BLOCKED),
@@ -122,53 +137,60 @@ TRICKS: dict[str, list[tuple[str, Status]]] = {
     ],
     "dots, digits and letters that are others": [
         ("http://127.0.0.1.:INSIDE/", BLOCKED),
-        ("http://127.0.0.1..:INSIDE/", BLOCKED),
+        ("http://127.0.0.1..:INSIDE/", INVALID),
         ("http://127.0.0.1%2e:INSIDE/", BLOCKED),
         ("http://127%2E0%2E0%2E1:INSIDE/", BLOCKED),
         ("http://%31%32%37.0.0.1:INSIDE/", BLOCKED),
         ("http://.127.0.0.1:INSIDE/", INVALID),
         ("http://127.0.0.1%00.cdn.example:INSIDE/", INVALID),
         ("http://127.0.0.1%0d%0aX:INSIDE/", INVALID),
-        ("http://①②⑦.⓪.⓪.①:INSIDE/", INVALID),
-        ("http://１２７.０.０.１:INSIDE/", INVALID),  # noqa: RUF001
+        ("http://①②⑦.⓪.⓪.①:INSIDE/", BLOCKED),
+        ("http://１２７.０.０.１:INSIDE/", BLOCKED),  # noqa: RUF001
         ("http://١٢٧.٠.٠.١:INSIDE/", INVALID),  # noqa: RUF001
-        ("http://127。0。0。1:INSIDE/", INVALID),
-        ("http://127．0．0．1:INSIDE/", INVALID),  # noqa: RUF001
-        ("http://127｡0｡0｡1:INSIDE/", INVALID),
-        ("http://ⓛocalhost:INSIDE/", INVALID),
-        ("http://ｌｏｃａｌｈｏｓｔ:INSIDE/", INVALID),  # noqa: RUF001
-        ("http://ℓocalhost:INSIDE/", INVALID),  # noqa: RUF001
-        ("http://127.0.0.1\u00ad:INSIDE/", INVALID),
-        ("http://127.0.0.1\u200b:INSIDE/", INVALID),
+        ("http://127。0。0。1:INSIDE/", BLOCKED),
+        ("http://127．0．0．1:INSIDE/", BLOCKED),  # noqa: RUF001
+        ("http://127｡0｡0｡1:INSIDE/", BLOCKED),
+        ("http://ⓛocalhost:INSIDE/", BLOCKED),
+        ("http://ｌｏｃａｌｈｏｓｔ:INSIDE/", BLOCKED),  # noqa: RUF001
+        ("http://ℓocalhost:INSIDE/", BLOCKED),  # noqa: RUF001
+        ("http://127.0.0.1\u00ad:INSIDE/", BLOCKED),
+        ("http://127.0.0.1\u200b:INSIDE/", BLOCKED),
     ],
     "a public host's name beside": [
         ("http://cdn.example@127.0.0.1:INSIDE/", INVALID),
         ("http://cdn.example:80@127.0.0.1:INSIDE/", INVALID),
         ("http://cdn.example:@127.0.0.1:INSIDE/", INVALID),
-        ("http://@127.0.0.1:INSIDE/", INVALID),
-        ("http://cdn.example\\@127.0.0.1:INSIDE/", INVALID),
-        ("http://127.0.0.1:INSIDE\\@cdn.example/", INVALID),
+        ("http://@127.0.0.1:INSIDE/", BLOCKED),
+        ("http://127.0.0.1:INSIDE\\@cdn.example/", BLOCKED),
         ("http://127.0.0.1:INSIDE;@cdn.example/", INVALID),
         ("http://127.0.0.1 @cdn.example:INSIDE/", INVALID),
         ("http://127.0.0.1%2f@cdn.example:INSIDE/", INVALID),
-        ("http://cdn.example%40127.0.0.1:INSIDE/", UNREACHABLE),
+        ("http://cdn.example%40127.0.0.1:INSIDE/", INVALID),
         ("http://127.0.0.1:INSIDE#@cdn.example/", BLOCKED),
         ("http://127.0.0.1:INSIDE?@cdn.example/", BLOCKED),
         ("http://127.0.0.1:INSIDE/@cdn.example/", BLOCKED),
         ("http://127.0.0.1:INSIDE/#.cdn.example", BLOCKED),
     ],
     "slashes, blanks and ports": [
-        ("http:\\\\127.0.0.1:INSIDE\\", INVALID),
-        ("http:/\\127.0.0.1:INSIDE/", INVALID),
-        ("http:///127.0.0.1:INSIDE/", INVALID),
-        ("http:////127.0.0.1:INSIDE/", INVALID),
+        ("http:127.0.0.1:INSIDE/", BLOCKED),
+        ("http:/127.0.0.1:INSIDE/", BLOCKED),
+        ("http:\\/127.0.0.1:INSIDE\\a", BLOCKED),
+        ("ht\ttp:\n//127.0.0.1:INSIDE/", BLOCKED),
+        ("\x00\x1f http://127.0.0.1:INSIDE/\x00", BLOCKED),
+        ("http://127.0.0.1\x0b:INSIDE/", INVALID),
+        ("http://127.0.0.1\x00.cdn.example:INSIDE/", INVALID),
+        ("http://127.0.0.1\r\n:INSIDE/", BLOCKED),
+        ("http:\\\\127.0.0.1:INSIDE\\", BLOCKED),
+        ("http:/\\127.0.0.1:INSIDE/", BLOCKED),
+        ("http:///127.0.0.1:INSIDE/", BLOCKED),
+        ("http:////127.0.0.1:INSIDE/", BLOCKED),
         (" http://127.0.0.1:INSIDE/", BLOCKED),
         ("\thttp://127.0.0.1:INSIDE/ ", BLOCKED),
-        ("\x01http://127.0.0.1:INSIDE/", INVALID),
-        ("h\nttp://127.0.0.1:INSIDE/", INVALID),
-        ("http:/\n/127.0.0.1:INSIDE/", INVALID),
-        ("http://127.0.\t0.1:INSIDE/", INVALID),
-        ("http://127.0.0.1\n:INSIDE/", INVALID),
+        ("\x01http://127.0.0.1:INSIDE/", BLOCKED),
+        ("h\nttp://127.0.0.1:INSIDE/", BLOCKED),
+        ("http:/\n/127.0.0.1:INSIDE/", BLOCKED),
+        ("http://127.0.\t0.1:INSIDE/", BLOCKED),
+        ("http://127.0.0.1\n:INSIDE/", BLOCKED),
         ("http://cdn.example\r\nHost: 127.0.0.1:INSIDE/", INVALID),
         ("http://\x00127.0.0.1:INSIDE/", INVALID),
         ("http://127.0.0.1:INSIDE /", INVALID),
@@ -233,20 +255,18 @@ def names(monkeypatch: pytest.MonkeyPatch) -> dict[str, Callable[[], list[str]]]
 
 @pytest.fixture(autouse=True)
 def connects(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
-    """Where any socket of this process tried to connect. Nothing but this machine is reached."""
+    """Where libcurl was let connect. Nothing but this machine is reached."""
     tried: list[tuple[str, int]] = []
+    really = Transfer._open_socket
 
-    def watched(connect: Any) -> Any:
-        def watching(self: socket.socket, address: Any) -> Any:
-            tried.append(address[:2])
-            if not address[0].startswith("127."):
-                raise ConnectionRefusedError("in this test nobody else is reached")
-            return connect(self, address)
+    def watching(transfer: Transfer, purpose: int, address: Any) -> Any:
+        opened = really(transfer, purpose, address)
+        if opened != pycurl.SOCKET_BAD or transfer.failure:
+            tried.append(address.addr[:2])
+        transfer.failure = None  # in this test nobody else is reached, and that is no error
+        return opened
 
-        return watching
-
-    for name in ("connect", "connect_ex"):
-        monkeypatch.setattr(socket.socket, name, watched(getattr(socket.socket, name)))
+    monkeypatch.setattr(Transfer, "_open_socket", watching)
     return tried
 
 
@@ -284,8 +304,11 @@ def redirecting() -> Iterator[ScriptedServer]:
 
 
 def fetched_with(hosts: tuple[str, ...], url: str) -> Fetched:
-    limits: dict[str, Any] = {"connect_timeout": 5, "read_timeout": 5, "transfer_timeout": 10}
-    return Fetcher(Settings(image_hosts=hosts, **limits)).fetch(url)
+    one = Fetcher(*hosts, connect_timeout=5, read_timeout=5, transfer_timeout=10)
+    try:
+        return one.fetch(url)
+    finally:
+        one.client.close()
 
 
 def test_there_are_enough_and_each_is_another() -> None:
@@ -315,10 +338,10 @@ def test_no_spelling_connects_where_one_public_host_is_allowed(
 
 
 STAYING = [
-    "http:///127.0.0.1:INSIDE/",
-    "http:////127.0.0.1:INSIDE/",
-    "///127.0.0.1:INSIDE/",
     "http:127.0.0.1:INSIDE/",
+    "127.0.0.1:INSIDE/",
+    "/127.0.0.1:INSIDE/",
+    "?http://127.0.0.1:INSIDE/",
 ]
 LOCATIONS = [
     *(
@@ -327,6 +350,13 @@ LOCATIONS = [
         if re.match(r"[a-z+:-]+://[ -~]+$", url, re.I) and url not in STAYING
     ),
     ("//127.0.0.1:INSIDE/", BLOCKED),
+    ("///127.0.0.1:INSIDE/", BLOCKED),
+    ("\\\\127.0.0.1:INSIDE\\", BLOCKED),
+    ("/\\127.0.0.1:INSIDE/", BLOCKED),
+    ("https:127.0.0.1:INSIDE/", BLOCKED),
+    ("https:/127.0.0.1:INSIDE/", BLOCKED),
+    ("\t//127.0.0.1:INSIDE/", BLOCKED),
+    ("//\xef\xbc\x91\xef\xbc\x92\xef\xbc\x97.1:INSIDE/", BLOCKED),
     ("//[::1]:INSIDE/", BLOCKED),
     ("//2130706433:INSIDE/a.jpg", BLOCKED),
     ("//cdn.example@127.0.0.1:INSIDE/", INVALID),
@@ -399,16 +429,32 @@ def test_a_name_that_changes_after_the_check_changes_nothing(
     inside: Inside,
     names: dict[str, Callable[[], list[str]]],
     connects: list[tuple[str, int]],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     answers = iter([[PUBLIC]])
     names["rebinding.example"] = lambda: next(answers, [inner])
     url = inside.url("http://rebinding.example:INSIDE/")
-    one = Fetcher(Settings(image_hosts=("*",)))
+    one = Fetcher("*")
 
     assert one.fetch(url).status == UNREACHABLE
-    assert connects == [(PUBLIC, inside.port)], "the address that was judged, and no other"
-    assert one.fetch(url).status == BLOCKED, "between two requests it is judged anew"
-    assert len(connects) == 1
+    assert one.fetch(url).status == UNREACHABLE
+    assert connects == [(PUBLIC, inside.port)] * 2, "the address that was judged, and no other"
+    monkeypatch.setattr(client, "_NAME_LASTS", 0.0)
+    one = Fetcher("*")
+    assert one.fetch(url).status == BLOCKED, "looked up again it is judged anew"
+    assert len(connects) == 2
+    assert inside.visits() == 0
+
+
+def test_what_libcurl_finds_for_itself_is_judged_too(
+    inside: Inside, connects: list[tuple[str, int]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Should it ever look a name up by itself: the address is judged when it is about to connect to it."""
+    monkeypatch.setattr(Client, "_connect", lambda self, transfer, _: self._ask(transfer, []))
+    fetched = Fetcher("*").fetch(inside.url("http://localhost:INSIDE/"))
+    assert fetched.status == BLOCKED
+    assert "localhost leads to " in fetched.reason
+    assert connects == []
     assert inside.visits() == 0
 
 
@@ -434,6 +480,9 @@ def test_a_name_that_changes_between_two_hops_is_judged_at_each(
         "http://cdn.example/@127.0.0.1:INSIDE/",
         "http://cdn.example?@127.0.0.1:INSIDE/",
         "http://cdn.example\\127.0.0.1:INSIDE/",
+        "http://cdn.example\\@127.0.0.1:INSIDE/",
+        "http://cdn.example\t/@127.0.0.1:INSIDE/",
+        "http://cdn.example:80\\.127.0.0.1:INSIDE/",
         "http://cdn.example/http://127.0.0.1:INSIDE/",
         "http://cdn.example/../../127.0.0.1:INSIDE/",
     ],
@@ -456,7 +505,7 @@ def test_without_the_policy_many_would_get_in(
     for template, _ in loopback:
         url = inside.url(template)
         if not url.startswith("https"):
-            Fetcher(Settings(image_hosts=("*",), read_timeout=0.01)).fetch(url)
+            Fetcher("*", read_timeout=0.01).fetch(url)
             visited += inside.visits()
     assert visited >= 15
     assert len(connects) >= visited

@@ -241,6 +241,18 @@ def test_no_url_stays_the_same_url(book):
     assert attempts(book) == {"a": 3}
 
 
+def test_what_was_never_asked_for_counts_no_attempt_and_is_due_at_once(new_ledger):
+    book = new_ledger(retry_attempts=2)
+    for number in range(5):
+        book.record(planned(number), ended(Status.CIRCUIT_OPEN, "a"), now=NOON)
+    (failure,) = book.due(NOON)
+    assert (failure.status, failure.attempts, failure.next_at) == (Status.CIRCUIT_OPEN, 0, NOON)
+    book.record(planned(5), ended(GONE, "a"), now=NOON)
+    assert list(book.due(NOON)) == []
+    (failure,) = book.due(NOON + HOUR)
+    assert failure.attempts == 1
+
+
 def test_unfinished_counts_no_attempt_and_never_gives_up(new_ledger):
     book = new_ledger(retry_attempts=2)
     for number in range(4):
@@ -522,10 +534,12 @@ class Model:
 
     def failure(self, item_id, row):
         status, reason = row["words"][-1]
-        tries = sum(word != "unfinished" for word, _ in row["words"])
+        tries = sum(word not in ("unfinished", "circuit_open") for word, _ in row["words"])
         wait = {1: 1, 2: 2}.get(tries)  # hours; at the third attempt the item is given up
         if status == "unfinished":
             wait = 1
+        if status == "circuit_open":
+            wait = 0
         if status == "too_large":
             wait = None
         next_at = None if wait is None else row["last"] + wait * HOUR
@@ -537,7 +551,7 @@ class Model:
 
 
 ITEMS = ["a", "b"]
-WORDS = ["indexed", "current", "gone", "too_large", "superseded", "unfinished"]
+WORDS = ["indexed", "current", "gone", "too_large", "superseded", "unfinished", "circuit_open"]
 
 
 @st.composite
