@@ -1,8 +1,9 @@
 """The download stage against img2dataset, by images a second from one local server, with latency and without.
 
 Both are given the same distinct photos, one process and as many transfers as the other has threads; our
-limit of requests a second is set out of the way, since img2dataset has none. It neither decodes nor hashes the pictures and
-writes them to one Parquet file; we check addresses, limits and hosts, hash, and write our pack. Each side's
+limit of requests a second is set out of the way, since img2dataset has none. It neither decodes nor hashes
+the pictures and writes them to one Parquet file; we check addresses, limits and hosts, hash, and write our
+pack. Each side's
 seconds are those that it states of the fetching itself, its imports and its start left out. The rounds of
 the two take turns, and the ratio is the median of the rounds' ratios.
 

@@ -287,8 +287,11 @@ class Host:
         """Slow down for an overload, unless that was known: by its round, or of this URL alone."""
         if job.turn <= self.round_began or job.last is not None:
             return
-        # What took long to time out says nothing of the rate that it bears.
-        answered = fetched.status is not Status.TIMED_OUT and now > self.round_began_at
+        failed = sum(self.recent.values())
+        if fetched.status is Status.TIMED_OUT and (failed < 2 or 4 * failed < len(self.recent)):
+            return  # one picture that hangs or drips among many that come
+        # Who asked for a pause gets half of what it had, however little; of the others no rate is known.
+        answered = self.away_until > now > self.round_began_at
         asked = self.turns - self.round_began
         self._slow_down(now, asked / (now - self.round_began_at) if answered else 0.0)
 

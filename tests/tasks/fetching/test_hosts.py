@@ -96,7 +96,7 @@ def test_overload_halves_the_rate_that_there_was_and_good_answers_bring_it_back(
     for _ in range(50):  # one at a time, twenty a second
         now = max(now + 0.05, host.next_at)
         answered(host, [host.hand_out(now)], PHOTO, now)
-    answered(host, [host.hand_out(now)], BUSY, now)
+    answered(host, [host.hand_out(now)], limited(0.001), now)
     began = now
     for _ in range(5):
         now = max(now, host.next_at)
