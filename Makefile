@@ -24,7 +24,7 @@ down: $(INSTALLED)  ## end what up started
 	@$(BIN)/python -m local_stack.up --down
 
 test: model browser lint  ## every check and every test; ARGS goes to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 bench: model  ## measure the README's figures and write them there; ARGS names some of them
 	$(BIN)/python -m benchmarks --record $(ARGS)

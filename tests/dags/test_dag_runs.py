@@ -23,6 +23,8 @@ from tasks.settings import REPOSITORY, Settings
 from tasks.shop.ledger import Ledger
 from tests.dags.webhook import webhook
 
+pytestmark = pytest.mark.airflow
+
 NIGHTLY = "nightly_feature_index"
 BACKFILL = "category_backfill"
 RETRY = "retry_failed_images"

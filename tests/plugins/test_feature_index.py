@@ -33,6 +33,8 @@ from tests.plugins.site import HOSTILE, Read, Site
 from tests.scripted_server import Reply, ScriptedServer
 from tests.shop_fixtures import NOON
 
+pytestmark = pytest.mark.airflow
+
 NIGHTLY, BACKFILL, RETRY = "nightly_feature_index", "category_backfill", "retry_failed_images"
 # The same Airflow as it is served under a path: each request's status, where it leads, and its text.
 ASK_UNDER_A_PATH = """

@@ -23,6 +23,8 @@ from tasks.settings import REPOSITORY, Settings
 from tasks.statuses import Status
 from tests.picture_files import resized_with_pad
 
+pytestmark = pytest.mark.xdist_group("model")  # TensorFlow takes seconds to import
+
 Tensor = NDArray[np.float32]
 Results = dict[str, Tensor | BadPictureError]
 Children = Callable[[], list[psutil.Process]]

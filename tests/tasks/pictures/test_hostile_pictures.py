@@ -34,6 +34,8 @@ from tests.picture_files import (
     webp_with_canvas,
 )
 
+pytestmark = pytest.mark.xdist_group("model")  # TensorFlow takes seconds to import
+
 Result = NDArray[np.float32] | BadPictureError
 
 MOST_PIXELS = 20_000_000

@@ -32,6 +32,8 @@ from tests.picture_files import (
     webp_with_canvas,
 )
 
+pytestmark = pytest.mark.xdist_group("model")  # TensorFlow takes seconds to import
+
 ENOUGH = 1_000_000
 """Pixels."""
 

@@ -26,6 +26,8 @@ from tasks.settings import REPOSITORY, Settings
 from tasks.stages import extract
 from tests.plans import plan_over
 
+pytestmark = pytest.mark.model
+
 Features = NDArray[np.float32]
 
 
