@@ -10,6 +10,7 @@ from benchmarks.figures import Figure, table
 from benchmarks.record import DOCS
 from benchmarks.shop import running_shop
 from tasks import files
+from tests.shop_fixtures import remember_model
 
 OF_EACH_CATEGORY = 20
 CATEGORIES = 10
@@ -40,6 +41,7 @@ def sample(shop_photos, tmp_path):
 def test_photos_find_their_own_category(sample, elasticsearch_url, monkeypatch, capsys):
     monkeypatch.setenv("ELASTICSEARCH_URL", elasticsearch_url)
     with running_shop(sample) as shop:
+        remember_model(shop.data_dir)
         figures = retrieval.measure(shop)
     with capsys.disabled():
         print(f"\n{table('retrieval', figures)}")

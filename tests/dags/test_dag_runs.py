@@ -22,6 +22,7 @@ from tasks.runs.run import Plan, Request
 from tasks.settings import REPOSITORY, Settings
 from tasks.shop.ledger import Ledger
 from tests.dags.webhook import webhook
+from tests.shop_fixtures import remember_model
 
 pytestmark = pytest.mark.airflow
 
@@ -56,6 +57,7 @@ def stack(tmp_path_factory, elasticsearch_url):
             requested[self.path] += 1
             super().do_GET()
 
+    remember_model(folder / "data")
     server = image_server.ImageServer(shop.image_root, shop.image_port)
     server.RequestHandlerClass = Counting
     threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -301,7 +303,7 @@ def test_clearing_plan_does_only_what_is_not_current(stack):
     assert state == "success"
     assert report["counts"] == {"current": planned - 3, "indexed": 1, "gone": 1, "corrupt": 1}
     assert report["start"] == before["start"]
-    assert "by what Airflow knows" in " ".join(report["notices"])
+    assert "from Airflow's history" in " ".join(report["notices"])
     # The missing picture's 404 is final, so each of the three is asked for once.
     assert sum(stack.requested.values()) == 3
     assert late in _with_feature(stack)
@@ -490,8 +492,8 @@ def _wait_for(stack, dag_id, run_id):
 
 
 def _until(holds):
-    """Until it does, for a minute at most."""
-    deadline = time.monotonic() + 60
+    """Until it does, for three minutes at most."""
+    deadline = time.monotonic() + 180
     while not holds():
         assert time.monotonic() < deadline
         time.sleep(0.25)
