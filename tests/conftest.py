@@ -73,6 +73,7 @@ def pytest_configure_node(node: Any) -> None:
     folder.chmod(0o755)  # PostgreSQL's user has to get through
     node.workerinput["temporary_files"] = str(folder)
     node.config.stash.setdefault(FOLDERS, []).append(folder)
+    node.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))  # where the worker was killed
 
 
 FOLDERS = pytest.StashKey[list[Path]]()
