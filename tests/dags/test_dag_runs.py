@@ -415,7 +415,7 @@ def test_past_nights_by_backfill_create(stack):
         assert report["start"] == night.isoformat()
 
 
-def test_a_night_that_is_late_or_fails_is_told_once(stack):
+def test_a_night_that_is_overdue_or_fails_is_alerted_once(stack):
     whole = stack.model.readlink()
     stack.model.unlink()
     run_id, state, report = _run(stack, NIGHTLY, data_interval=stack.shop.newest_night(now=stack.now))
@@ -429,9 +429,9 @@ def test_a_night_that_is_late_or_fails_is_told_once(stack):
     [failed] = told("failed")
     assert report["reasons"][0] in failed["why"]
     # Every night here takes longer than the seconds that this stack gives it.
-    _until(lambda: any(body["what"] == "late" for _, body in stack.hook.posts))
-    late = Counter(body["run"] for _, body in stack.hook.posts if body["what"] == "late")
-    assert set(late.values()) == {1}
+    _until(lambda: any(body["what"] == "overdue" for _, body in stack.hook.posts))
+    overdue = Counter(body["run"] for _, body in stack.hook.posts if body["what"] == "overdue")
+    assert set(overdue.values()) == {1}
     assert {body["dag"] for _, body in stack.hook.posts} == {NIGHTLY}
 
 
