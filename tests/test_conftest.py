@@ -64,7 +64,6 @@ def test_no_server_is_left_running(tmp_path: Path, workers: int, told: signal.Si
             [*map(str, command), tmp_path / "test_ended.py"],
             stdout=log,
             cwd=REPOSITORY,
-            env=os.environ | {"TMPDIR": str(tmp_path)},
             # Tests in the background of a shell ignore Ctrl-C, and what they start would too.
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             start_new_session=True,
