@@ -61,6 +61,7 @@ def everything() -> Corpus:
         bmps(),
         avifs(),
         orientations(),
+        colour_spaces(),
     ):
         for name, content in part:
             assert name not in corpus, name
@@ -85,7 +86,18 @@ def xmp(orientation: int) -> bytes:
 
 def srgb_profile() -> bytes:
     """An ICC profile that changes nothing."""
-    return ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    return profile[:24] + bytes(12) + profile[36:]  # without the time at which it was made
+
+
+def other_profile() -> bytes:
+    """An ICC profile whose red is sRGB's green, and the other way round: what converts by it shows that."""
+    profile = bytearray(srgb_profile())
+    for number in range(int.from_bytes(profile[128:132])):
+        entry = 132 + 12 * number
+        if profile[entry : entry + 4] in (b"rXYZ", b"gXYZ"):
+            profile[entry : entry + 1] = b"g" if profile[entry] == ord("r") else b"r"
+    return bytes(profile)
 
 
 def bare_tiff(*entries: tuple[int, int, int, int], following: int = 0) -> bytes:
@@ -584,6 +596,9 @@ def webps() -> Cases:
 
 # GIF
 
+XMP_TRAILER = b"\1" + bytes(range(255, -1, -1)) + b"\0"
+"""What XMP ends with in a GIF, so that it can be read over as if it were blocks."""
+
 
 def gifs() -> Cases:
     numbers = NUMBERS.astype(np.uint8)
@@ -629,7 +644,8 @@ def gifs() -> Cases:
         "a comment before its frame": gif(SIZE, colours, [b"!\xfe\4text\0" + gif_frame(numbers, 0, 0, None)]),
         "a comment cut short": whole[:-1] + b"!\xfe\xfftext",
         "an extension of nobody known": gif(SIZE, colours, [b"!\x42\4text\0" + gif_frame(numbers, 0, 0, None)]),
-        "XMP": gif(SIZE, colours, [b"!\xff\x0bXMP DataXMP" + xmp(6) + b"\1\0" + gif_frame(numbers, 0, 0, None)]),
+        "XMP": gif(SIZE, colours, [b"!\xff\x0bXMP DataXMP" + xmp(6) + XMP_TRAILER + gif_frame(numbers, 0, 0, None)]),
+        "XMP without its trailer": gif(SIZE, colours, [b"!\xff\x0bXMP DataXMP" + xmp(6) + gif_frame(numbers, 0, 0, None)]),
         "a loop cut short": gif(SIZE, colours, [b"!\xff\x0bNETSCAPE2.0\1\1\0" + gif_frame(numbers, 0, 0, None)]),
         "a control of no length": gif(SIZE, colours, [b"!\xf9\0" + gif_frame(numbers, 0, 0, None)[8:]]),
         "two controls": gif(SIZE, colours, [gif_frame(numbers, 0, 0, 5)[:8] + gif_frame(numbers, 0, 0, None)]),
@@ -808,3 +824,25 @@ def orientations() -> Cases:
     yield "orientation: EXIF of a PNG behind the pixels", png_with("colours 8", after=[(b"eXIf", exif(6)[6:])])
     yield "orientation: EXIF of a PNG with a wrong checksum", damaged_crc(png_with("colours 8", (b"eXIf", exif(6)[6:])), b"eXIf")
     yield "orientation: two EXIFs of a PNG", png_with("colours 8", (b"eXIf", exif(6)[6:]), (b"eXIf", exif(3)[6:]))
+
+
+# Colours that are said to be other ones than sRGB's
+
+
+def colour_spaces() -> Cases:
+    profile = other_profile()
+    inside = saved(SCENE, "WebP", lossless=True)[12:]
+    best = saved(SCENE, "JPEG", quality=95)
+    for name, content in {
+        "profile in a PNG": png_with("colours 8", (b"iCCP", b"profile\0\0" + zlib.compress(profile))),
+        "profile in a JPEG": marked(best, jpeg_segment(0xE2, b"ICC_PROFILE\0\1\1" + profile), jfif=True),
+        "profile in a WebP": webp(b"VP8X", vp8x(32), riff_chunk(b"ICCP", profile), inside),
+        "profile in an AVIF": saved(SCENE, "AVIF", quality=95, subsampling="4:4:4", icc_profile=profile),
+        "cICP of Display P3 in a PNG": png_with("colours 8", (b"cICP", bytes([12, 13, 0, 1]))),
+        "cHRM and gAMA of another screen in a PNG": png_with(
+            "colours 8",
+            (b"cHRM", struct.pack(">8I", 31270, 32900, 30000, 60000, 64000, 33000, 15000, 6000)),
+            (b"gAMA", struct.pack(">I", 45455)),
+        ),
+    }.items():
+        yield f"colour space: {name}", content

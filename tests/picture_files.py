@@ -13,6 +13,10 @@ from PIL import Image
 Pixels = NDArray[np.uint8]
 
 
+CLOSE = 1e-4
+"""How far the contract lets each value of a tensor be from TensorFlow's."""
+
+
 def resized_with_pad(rgb: Pixels) -> NDArray[np.float32]:
     """The tensor of these pixels as the contract names it, from TensorFlow itself."""
     import tensorflow as tf

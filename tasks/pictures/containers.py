@@ -111,6 +111,25 @@ def _jpeg(content: bytes) -> Essence:
     return Essence(b"".join(pieces), turned or UPRIGHT)
 
 
+_SCANS = re.compile(rb"\xff([\xc2\xda])..", re.DOTALL)
+_COEFFICIENTS = 64
+
+
+def ends_in_its_last_scan(content: bytes) -> bool:
+    """Whether each scan of a progressive JPEG has begun: all its rows are there, if a little coarse."""
+    wanted, exact = None, set()
+    for marker in _SCANS.finditer(content):
+        at = marker.end()
+        if marker[1] == b"\xc2":
+            wanted = _COEFFICIENTS * content[at + 5] if at + 5 < len(content) else None
+        elif at < len(content):
+            first, last, bits = (*content[at + 1 + 2 * content[at] :][:3], 0, 0, 0xFF)[:3]
+            if not bits & 15:
+                components = content[at + 1 : at + 1 + 2 * content[at] : 2]
+                exact |= {(one, number) for one in components for number in range(first, min(last, 63) + 1)}
+    return wanted is not None and len(exact) >= wanted
+
+
 # PNG
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -144,6 +163,8 @@ def _png(content: bytes) -> Essence:
     pixels: list[bytes] = []
     frame: tuple[int, ...] | None = None
     framed: list[bytes] = []
+    behind = False
+    """Whether pixels came, and something else after them: what comes later is no part of them."""
     for name, data, intact in _chunks(content):
         if (name == b"IHDR") == bool(header) or (name == b"PLTE" and palette):
             raise DamagedContainerError
@@ -161,18 +182,21 @@ def _png(content: bytes) -> Essence:
             exif = data
         elif name == b"acTL" and not pixels and not count and intact and len(data) == 8:
             count = data
-        elif name == b"IDAT" and not framed:
+        elif name == b"IDAT" and not behind:
             pixels.append(data)
         elif name == b"fcTL" and count and intact and len(data) == 26:
             if frame is not None:
                 break  # the second frame
-            frame = struct.unpack(">4x4I10x", data)
+            frame = struct.unpack(">4x4I6x", data)
             if not pixels:
                 count = b""  # the pixels are the first frame themselves
         elif name == b"fdAT" and count and frame is not None:
             framed.append(data[4:])
         elif name == b"IEND":
             break
+        elif not name[0] & 0x20 and name not in (b"PLTE", b"IDAT"):
+            raise DamagedContainerError  # it says that no one may show it who does not know it
+        behind = bool(pixels) and name != b"IDAT"
     if not header or not pixels:
         raise DamagedContainerError
     canvas, place = None, (0, 0)
@@ -188,9 +212,9 @@ def _transparent(header: bytes, palette: bytes, data: bytes) -> bytes:
     """What tRNS says, in the numbers that Pillow compares it with: of eight bits where it decodes to those."""
     depth, colour = header[8], header[9]
     if colour == _NUMBERS:
-        return data[: len(palette) // 3]
+        return data if len(data) <= len(palette) // 3 else b""
     length = {_GREY: 2, _COLOURS: 6}.get(colour)
-    if length is None or len(data) < length:
+    if length is None or len(data) != length:
         return b""
     values = struct.unpack_from(f">{length // 2}H", data)
     if colour == _GREY and depth < 8:
@@ -241,13 +265,18 @@ def _bytes_of_rows(header: bytes) -> int:
 _ALPHA = 0x10
 
 
-def _riff_chunks(content: bytes, at: int) -> Iterator[tuple[bytes, bytes, bool]]:
-    """Name, data, and whether all of it is there."""
-    while at + 8 <= len(content):
+def _riff_chunks(content: bytes) -> list[tuple[bytes, bytes]]:
+    chunks, at = [], 0
+    while at < len(content):
+        if at + 8 > len(content):
+            raise DamagedContainerError
         name, length = struct.unpack_from("<4sI", content, at)
         data = content[at + 8 : at + 8 + length]
-        yield name, data, len(data) == length
+        if len(data) < length:
+            raise DamagedContainerError
+        chunks.append((name, data))
         at += 8 + length + length % 2
+    return chunks
 
 
 def _riff_chunk(name: bytes, data: bytes) -> bytes:
@@ -255,40 +284,27 @@ def _riff_chunk(name: bytes, data: bytes) -> bytes:
 
 
 def _webp(content: bytes) -> Essence:
-    """Its pixels alone, in a file of the right length. Its EXIF turns it in no browser."""
-    flags, size, canvas, place = 0, None, None, (0, 0)
-    chunks = _riff_chunks(content, 12)
-    pixels: list[bytes] = []
-    for name, data, whole in chunks:
-        if name == b"VP8X" and len(data) >= 10 and size is None:
-            flags, size = data[0] & _ALPHA, (_u24(data, 4), _u24(data, 7))
-        elif name == b"ANMF" and len(data) >= 16 and size is not None and canvas is None:
-            canvas = (size[0] + 1, size[1] + 1)
-            place, size = (2 * _u24(data, 0), 2 * _u24(data, 3)), (_u24(data, 6), _u24(data, 9))
-            if place[0] + size[0] >= canvas[0] or place[1] + size[1] >= canvas[1]:
-                raise DamagedContainerError
-            chunks = _riff_chunks(data, 16)
-            break
-        elif name in (b"ALPH", b"VP8 ", b"VP8L"):
-            if not whole:
-                raise DamagedContainerError
-            pixels.append(_riff_chunk(name, data))
-            if name != b"ALPH":
-                chunks = iter(())
-                break
-    for name, data, whole in chunks:
-        if name in (b"ALPH", b"VP8 ", b"VP8L"):
-            if not whole:
-                raise DamagedContainerError
-            pixels.append(_riff_chunk(name, data))
-            if name != b"ALPH":
-                break
-    if not pixels:
+    """Its pixels alone. EXIF turns it in no browser, and one that is cut short anywhere no browser shows."""
+    end = 8 + int.from_bytes(content[4:8], "little")
+    if end > len(content):
         raise DamagedContainerError
-    if size is not None:
-        extended = bytes((flags, 0, 0, 0)) + size[0].to_bytes(3, "little") + size[1].to_bytes(3, "little")
-        pixels.insert(0, _riff_chunk(b"VP8X", extended))
-    return Essence(_riff_chunk(b"RIFF", b"WEBP" + b"".join(pixels)), UPRIGHT, canvas, place)
+    chunks = _riff_chunks(content[12:end])
+    canvas, place = None, (0, 0)
+    extended = next((data for name, data in chunks if name == b"VP8X" and len(data) >= 10), None)
+    frame = next((data for name, data in chunks if name == b"ANMF" and len(data) >= 16), None)
+    pieces = []
+    if extended is not None:
+        width, height = _u24(extended, 4), _u24(extended, 7)
+        if frame is not None:
+            canvas, place = (width + 1, height + 1), (2 * _u24(frame, 0), 2 * _u24(frame, 3))
+            width, height = _u24(frame, 6), _u24(frame, 9)
+            if place[0] + width >= canvas[0] or place[1] + height >= canvas[1]:
+                raise DamagedContainerError
+            chunks = _riff_chunks(frame[16:])
+        size = width.to_bytes(3, "little") + height.to_bytes(3, "little")
+        pieces.append(_riff_chunk(b"VP8X", bytes((extended[0] & _ALPHA, 0, 0, 0)) + size))
+    pieces += [_riff_chunk(name, data) for name, data in chunks if name in (b"ALPH", b"VP8 ", b"VP8L")]
+    return Essence(_riff_chunk(b"RIFF", b"WEBP" + b"".join(pieces)), UPRIGHT, canvas, place)
 
 
 def _u24(data: bytes, at: int) -> int:
@@ -306,16 +322,15 @@ def _gif(content: bytes) -> Essence:
     at, control = colours, b""
     while at < len(content):
         if content[at] == 0x21:
-            end = _end_of_blocks(content, at + 2)
-            if content[at + 1 : at + 3] == b"\xf9\4":
+            if content[at + 1 : at + 2] == b"\xf9":
                 control = content[at : at + 8]
-            at = end
+                if control[2:3] != b"\4":
+                    raise DamagedContainerError
+            at = _end_of_blocks(content, at + 2)
         elif content[at] == 0x2C:
             break
-        elif content[at] == 0x3B:
-            raise DamagedContainerError
         else:
-            at += 1
+            raise DamagedContainerError
     if at + 10 > len(content):
         raise DamagedContainerError
     left, top, columns, rows, own = struct.unpack_from("<HHHHB", content, at + 1)

@@ -31,7 +31,10 @@ READY = "ready"
 """The first answer: it has started and its limits hold."""
 
 DONE = "done"
-"""The tensor is in its slot. Any other answer is a status, a space and the reason."""
+"""The tensor is in its slot."""
+
+INCOMPLETE = "incomplete"
+"""So it is, but without the last rows of its picture. Any other answer is a status, a space and the reason."""
 
 
 def serve(memory: int, max_pixels: int, max_memory: int, seconds: float) -> None:
@@ -72,12 +75,13 @@ def serve(memory: int, max_pixels: int, max_memory: int, seconds: float) -> None
 
 def _decoded(content: bytes, tensor: NDArray[np.float32], max_pixels: int, max_memory: int) -> str:
     try:
-        to_tensor(decode(content, max_pixels), tensor)
+        picture = decode(content, max_pixels)
+        to_tensor(picture, tensor)
     except BadPictureError as error:
         return f"{error.status} {error.reason}"
     except MemoryError:
         return f"{Status.CORRUPT} decoding it needs more than {max_memory // 1_000_000} MB"
-    return DONE
+    return INCOMPLETE if picture.incomplete else DONE
 
 
 def _answer(answers: int, words: str) -> None:

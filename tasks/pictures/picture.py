@@ -8,17 +8,17 @@ import io
 import math
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import NamedTuple
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import AvifImagePlugin, Image, WebPImagePlugin
+from PIL import AvifImagePlugin, Image, ImageChops, WebPImagePlugin
 
 from tasks.pictures import containers
-from tasks.pictures.containers import UPRIGHT, DamagedContainerError, Essence
+from tasks.pictures.containers import UPRIGHT, Essence
 from tasks.statuses import Status
 
 PREPROCESSING_TAG = "pad299"
@@ -68,6 +68,11 @@ _WIDE_GAP = 4
 
 _ROWS_ENOUGH = 0.98
 """The share of its rows from which a JPEG that ends early is taken, as browsers show it."""
+
+_END = b"\xff\xd9"
+"""Of a JPEG."""
+_NOISE = bytes(byte % 251 for byte in (np.random.default_rng(5).bytes(4_096)))
+"""Without what a JPEG would take for a marker."""
 
 # The limit is ours, from the settings, and checked on the header; Pillow's own only warns at first.
 Image.MAX_IMAGE_PIXELS = None
@@ -142,7 +147,9 @@ def decode(content: bytes, max_pixels: int) -> Picture:
     """
     try:
         found = containers.essence(content)
-    except DamagedContainerError:
+    except MemoryError:
+        raise
+    except Exception:
         raise _unreadable(content) from None
     if found.canvas is not None:
         _check_size(found.canvas, max_pixels)
@@ -194,13 +201,14 @@ def to_tensor(picture: Picture, tensor: NDArray[np.float32] | None = None) -> ND
     tensor[:] = 0
     shape = len(rows.position), len(columns.position)
     resized = cv2.remap(
-        cv2.cvtColor(source, cv2.COLOR_RGBA2RGB).astype(np.float32),
+        source.astype(np.float32),
         np.ascontiguousarray(np.broadcast_to(columns.position, shape)),
         np.ascontiguousarray(np.broadcast_to(rows.position[:, None], shape)),
         cv2.INTER_LINEAR,
     )
     lines = slice(rows.padding, rows.padding + shape[0]), slice(columns.padding, columns.padding + shape[1])
-    np.multiply(resized, np.float32(1 / 255), out=tensor[lines])
+    cv2.cvtColor(resized, cv2.COLOR_RGBA2RGB, dst=tensor[lines])
+    tensor *= np.float32(1 / 255)
     return tensor
 
 
@@ -224,6 +232,8 @@ def _axis(size: int, ratio: np.float32) -> _Axis:
     scale = np.float32(size) / np.float32(max(length, 1))
     half = np.float32(0.5)
     position = np.clip((np.arange(length, dtype=np.float32) + half) * scale - half, 0, size - 1)
+    if size <= 2 * length:
+        return _Axis(np.arange(size), position, padding)  # to leave out the few unwanted would take longer
     before = np.floor(position)
     ends = np.stack([before, np.ceil(position)]).astype(np.intp)
     wanted, (lower, _) = np.unique(ends, return_inverse=True)
@@ -298,25 +308,36 @@ def _may_lack_rows(image: Image.Image) -> bool:
 
 
 def _as_far_as_it_goes(content: bytes) -> Image.Image | None:
-    """A JPEG on white whose file ends early, as browsers show it; None where too few of its rows are there.
+    """A JPEG whose file ends early, as browsers show it; None where too few of its rows are there.
 
-    Decoded over white and over black, a row that is there is the same.
+    It is decoded twice, and what is there is the same: a baseline JPEG over white and over black, since rows that
+    are missing stay white; a progressive one, which is a little coarse there, with nothing behind its end and with
+    noise.
     """
-    decoded = []
-    for ink in (255, 0):
-        image = _opened(content)
-        if image is None:
+    if containers.ends_in_its_last_scan(content):
+        shown, other = _decoded(content + _END), _decoded(content + _NOISE + _END)
+    else:
+        shown, other = _decoded(content, 255), _decoded(content, 0)
+    if shown is None or other is None:
+        return None
+    there = (0, 0, shown.width, math.ceil(_ROWS_ENOUGH * shown.height))
+    return shown if ImageChops.difference(shown.crop(there), other.crop(there)).getbbox() is None else None
+
+
+def _decoded(content: bytes, ink: int = 255) -> Image.Image | None:
+    """As much of a JPEG as can be decoded, over white (255) or black (0)."""
+    image = _opened(content)
+    if image is None:
+        return None
+    inks = (255 - ink if image.mode == "CMYK" else ink,) * len(image.getbands())
+    canvas = Image.new(image.mode, image.size, inks if len(inks) > 1 else ink)
+    image.im = canvas.im
+    try:
+        image.load()
+    except OSError as error:
+        if "truncated" not in str(error):
             return None
-        inks = (255 - ink if image.mode == "CMYK" else ink,) * len(image.getbands())
-        canvas = Image.new(image.mode, image.size, inks if len(inks) > 1 else ink)
-        image.im = canvas.im
-        with suppress(OSError):
-            image.load()
-        decoded.append(canvas)
-    on_white, on_black = decoded
-    last = math.ceil(_ROWS_ENOUGH * on_white.height)
-    row = (0, last - 1, on_white.width, last)
-    return on_white if on_white.crop(row).tobytes() == on_black.crop(row).tobytes() else None
+    return canvas
 
 
 def _on_canvas(frame: Image.Image, found: Essence) -> Image.Image:

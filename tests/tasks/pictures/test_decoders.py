@@ -34,9 +34,10 @@ Children = Callable[[], list[psutil.Process]]
 MISBEHAVING = """
 import os, runpy, signal, sys, time
 from PIL import Image
+from tasks.pictures import containers
 
 once = sys.argv.pop(1)
-open_image = Image.open
+essence = containers.essence
 
 def first_time(name):
     try:
@@ -90,11 +91,11 @@ def misbehave(fault):
     elif fault == "sleep once" and first_time("sleep"):
         time.sleep(1_000)
 
-def misbehaving(file, formats):
-    misbehave(file.getvalue().rpartition(b"|")[2].decode("latin1"))
-    return open_image(file, formats=formats)
+def misbehaving(content):
+    misbehave(content.rpartition(b"|")[2].decode("latin1"))
+    return essence(content)
 
-Image.open = misbehaving
+containers.essence = misbehaving
 runpy.run_module("tasks.pictures.decoder_process", run_name="__main__")
 """
 
