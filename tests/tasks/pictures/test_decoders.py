@@ -202,8 +202,8 @@ FAULTS = {
     "exit": "the decoder ended with exit status 3",
     "sleep": "the decoder took longer than 2 s",
     "spin": "the decoder took longer than 2 s",
-    "memory": "decoding it needs more than 820 MB",
-    "pixels": "decoding it needs more than 820 MB",
+    "memory": "decoding it needs more than 995 MB",
+    "pixels": "decoding it needs more than 995 MB",
     "gibberish": "the decoder gave an answer that means nothing",
     "stammer": "the decoder gave an answer that means nothing",
     "silence": "the decoder was ended by SIGKILL",
@@ -353,7 +353,7 @@ def test_decoders_inherit_no_secret_and_are_limited(
             assert environment.pop("OPENBLAS_NUM_THREADS") == "1"
             assert all(name.startswith("MALLOC_") for name in environment)
             assert child.num_threads() == 1
-            assert child.rlimit(psutil.RLIMIT_AS) == (532_000_000, 532_000_000)
+            assert child.rlimit(psutil.RLIMIT_AS) == (707_000_000, 707_000_000)
             assert child.rlimit(psutil.RLIMIT_CORE) == (0, 0)
             assert child.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
             opened = {file.path for file in child.open_files()}
