@@ -173,6 +173,11 @@ def png_kinds() -> dict[str, tuple[int, int, NDArray[np.uint16], Chunks]]:
         kinds[f"grey {depth}"] = depth, 0, samples, []
         clear = (b"tRNS", struct.pack(">H", int(samples[6, 7])))
         kinds[f"grey {depth} transparent"] = depth, 0, samples, [clear]
+        if depth == 16:
+            # Pixels that differ from the transparent one in their lower byte alone are not transparent.
+            near = samples.copy()
+            near[14:20, 6:20] = samples[6, 7] ^ 0xFF
+            kinds["grey 16 transparent, others near it"] = depth, 0, near, [clear]
     for depth in (1, 2, 4, 8):
         numbers = (NUMBERS % (1 << min(depth, 4))).astype(np.uint16)
         kinds[f"palette {depth}"] = depth, 3, numbers, [(b"PLTE", PALETTE[: 1 << min(depth, 4)].tobytes())]
@@ -184,6 +189,10 @@ def png_kinds() -> dict[str, tuple[int, int, NDArray[np.uint16], Chunks]]:
         clear = (b"tRNS", struct.pack(">3H", *map(int, colours[6, 7])))
         kinds[f"colours {depth}"] = depth, 2, colours, []
         kinds[f"colours {depth} transparent"] = depth, 2, colours, [clear]
+        if depth == 16:
+            near = colours.copy()
+            near[14:20, 6:20] = colours[6, 7] ^ 0xFF
+            kinds["colours 16 transparent, others near it"] = depth, 2, near, [clear]
         kinds[f"grey and alpha {depth}"] = depth, 4, np.dstack([grey, alpha]) * wide ^ odd, []
         kinds[f"colours and alpha {depth}"] = depth, 6, np.dstack([rgb, alpha[:, :, None]]) * wide, []
         kinds[f"colours {depth} with a palette"] = depth, 2, colours, palette

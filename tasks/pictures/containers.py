@@ -80,8 +80,10 @@ def orientation(exif: bytes) -> int:
 
 # JPEG
 
-_MARKER = re.compile(rb"\xff+([^\0\xff])")
+_MARKER = re.compile(rb"\xff([^\0\xff])")
 """The next one, whatever stands before it, as libjpeg looks for it."""
+_MOST_SEGMENTS = 65_536
+"""More than any file has, and few enough to be read at once."""
 _START, _SCAN, _END = 0xD8, 0xDA, 0xD9
 _ALONE = {0x01, *range(0xD0, 0xD8)}
 """Markers that no segment follows."""
@@ -93,7 +95,10 @@ _EXIF_SEGMENT, _EXIF = 0xE1, b"Exif\0"
 
 def _jpeg(content: bytes) -> Essence:
     pieces, at, turned = [content[:2]], 2, None
-    while (marker := _MARKER.search(content, at)) is not None:
+    for _ in range(_MOST_SEGMENTS):
+        marker = _MARKER.search(content, at)
+        if marker is None:
+            break
         code, at = marker[1][0], marker.end()
         if code in _ALONE:
             continue
@@ -108,6 +113,8 @@ def _jpeg(content: bytes) -> Essence:
         if code not in _BESIDE or (beginning and data.startswith(beginning) and len(data) >= length):
             pieces += [bytes((0xFF, code)), content[at:end]]
         at = end
+    else:
+        raise DamagedContainerError
     return Essence(b"".join(pieces), turned or UPRIGHT)
 
 
@@ -209,7 +216,7 @@ def _png(content: bytes) -> Essence:
 
 
 def _transparent(header: bytes, palette: bytes, data: bytes) -> bytes:
-    """What tRNS says, in the numbers that Pillow compares it with: of eight bits where it decodes to those."""
+    """What tRNS says, of few bits in the numbers that Pillow compares it with."""
     depth, colour = header[8], header[9]
     if colour == _NUMBERS:
         return data if len(data) <= len(palette) // 3 else b""
@@ -219,8 +226,6 @@ def _transparent(header: bytes, palette: bytes, data: bytes) -> bytes:
     values = struct.unpack_from(f">{length // 2}H", data)
     if colour == _GREY and depth < 8:
         values = tuple(value % (1 << depth) * (255 // ((1 << depth) - 1) if depth > 1 else 1) for value in values)
-    if colour == _COLOURS and depth == 16:
-        values = tuple(value >> 8 for value in values)
     return struct.pack(f">{len(values)}H", *values)
 
 

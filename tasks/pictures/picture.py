@@ -179,6 +179,8 @@ def decode(content: bytes, max_pixels: int) -> Picture:
         if shown is None:
             raise
         image, incomplete = shown, True
+    if (rgb := _deep_and_transparent(image, found.content)) is not None and found.canvas is None:
+        return Picture(rgb, found.orientation)
     return Picture(_on_canvas(image, found), _orientation(image, found), incomplete)
 
 
@@ -318,6 +320,21 @@ def _jpeg_at_once(image: Image.Image, content: bytes) -> Pixels | None:
     except cv2.error:
         return None
     return rgb if rgb is not None and rgb.shape == (*image.size[::-1], 3) else None
+
+
+def _deep_and_transparent(image: Image.Image, content: bytes) -> Pixels | None:
+    """RGB of a PNG of 16-bit colours one of which is transparent; None of anything else.
+
+    Pillow has cut its colours to eight bits before it looks for the one.
+    """
+    if image.format != "PNG" or image.mode != "RGB" or not image.has_transparency_data or content[24] != 16:
+        return None
+    deep = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
+    if deep is None or deep.shape != (*image.size[::-1], 4):
+        return None
+    rgb = (deep[:, :, 2::-1] >> 8).astype(np.uint8)
+    rgb[deep[:, :, 3] == 0] = 255
+    return rgb
 
 
 def _load(image: Image.Image, content: bytes) -> None:
