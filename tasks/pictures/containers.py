@@ -123,17 +123,18 @@ _COEFFICIENTS = 64
 
 
 def ends_in_its_last_scan(content: bytes) -> bool:
-    """Whether each scan of a progressive JPEG has begun: all its rows are there, if a little coarse."""
+    """Whether each scan of a progressive JPEG has begun, and so its last one, where it ends."""
     wanted, exact = None, set()
     for marker in _SCANS.finditer(content):
         at = marker.end()
-        if marker[1] == b"\xc2":
+        if marker[1] == b"\xc2" and wanted is None:
             wanted = _COEFFICIENTS * content[at + 5] if at + 5 < len(content) else None
-        elif at < len(content):
-            first, last, bits = (*content[at + 1 + 2 * content[at] :][:3], 0, 0, 0xFF)[:3]
-            if not bits & 15:
-                components = content[at + 1 : at + 1 + 2 * content[at] : 2]
-                exact |= {(one, number) for one in components for number in range(first, min(last, 63) + 1)}
+        elif marker[1] == b"\xda" and at < len(content):
+            components = content[at + 1 : at + 1 + 2 * min(content[at], 4) : 2]
+            rest = content[at + 1 + 2 * content[at] : at + 4 + 2 * content[at]]
+            if len(rest) == 3 and not rest[2] & 15:  # to the last bit
+                numbers = range(rest[0], min(rest[1], _COEFFICIENTS - 1) + 1)
+                exact |= {(component, number) for component in components for number in numbers}
     return wanted is not None and len(exact) >= wanted
 
 
