@@ -29,7 +29,10 @@ const done = arguments[arguments.length - 1];
 const shown = async (content) => {
   const url = URL.createObjectURL(new Blob([Uint8Array.from(atob(content), c => c.charCodeAt(0))]));
   const image = new Image();
-  const loaded = new Promise(resolve => { image.onload = () => resolve(true); image.onerror = () => resolve(false); });
+  const loaded = new Promise(resolve => {
+    image.onload = () => resolve(true);
+    image.onerror = () => resolve(false);
+  });
   image.src = url;
   if (!await loaded) return null;
   const canvas = new OffscreenCanvas(image.naturalWidth, image.naturalHeight);
@@ -85,22 +88,23 @@ REASONS = (
     Reason(
         r"cut at|% of its rows|no end|half an end|a text between its pixels",
         REFUSED,
-        "The file ends before its pixels do, and Chromium leaves the rest white. A feature of a part would find "
-        "other things than the picture, so it is `corrupt`, and fetched again; but a JPEG of which 98 % of the "
-        "rows are there is taken as Chromium shows it, a progressive one if that much of its last scan is there.",
+        "The file ends before its pixels do, and Chromium leaves the rest white. A feature of a part would "
+        "find other things than the picture, so it is `corrupt`, and fetched again; but a JPEG of which 98 % "
+        "of the rows are there is taken as Chromium shows it, a progressive one if that much of its last "
+        "scan is there.",
     ),
     Reason(
         r"gAMA of|colour space:|cICP",
         COLOURS,
-        "The picture says that its colours are not sRGB's, by a profile, cICP, or gamma. Chromium converts them; "
-        "the contract takes the values as they are stored, as TensorFlow does, so that features stay "
+        "The picture says that its colours are not sRGB's, by a profile, cICP, or gamma. Chromium converts "
+        "them; the contract takes the values as they are stored, as TensorFlow does, so that features stay "
         "comparable with those of any other program with the same preprocessing.",
     ),
     Reason(
         r"AVIF: .*: (alpha|animated)",
         COLOURS,
-        "Chromium takes full-range brightness for the limited range in alpha planes and animations: alpha of 47 of "
-        "255 is 36 there, which is (47 - 16) * 255 / 219. Ours are the values that the picture was made from.",
+        "Chromium takes full-range brightness for the limited range in alpha planes and animations: alpha of "
+        "47 of 255 is 36 there, which is (47 - 16) * 255 / 219. Ours are the values that it was made from.",
     ),
     Reason(
         r"AVIF: .*ICC profile (one byte|cut short|zeros|noise)",
@@ -201,15 +205,17 @@ def table(comparison: Comparison, version: str) -> str:
     lines = [
         "# Pictures as Chromium shows them",
         "",
-        "What a shopper's browser shows is what is indexed. So a corpus of pictures that the tests make is shown by "
-        f"Chromium on a white page and compared, pixel by pixel, with what is decoded here: {len(comparison.outcomes):,} "
-        f"pictures, {differences} differences, each with its reason below (Chromium {version}; two levels of 255 "
-        "are rounding). `make comparison` compares all of them and writes this page; `make test` a sample.",
+        "What a shopper's browser shows is what is indexed. So a corpus of pictures that the tests make is",
+        "shown by Chromium on a white page and compared, pixel by pixel, with what is decoded here:",
+        f"{len(comparison.outcomes):,} pictures, {differences} differences, each with its reason below",
+        f"(Chromium {version}; two levels of 255 are rounding). `make comparison` compares all of them and",
+        "writes this page; `make test` compares a sample.",
         "",
-        "The corpus has each format with its colour types, depths, transparency, interlacing or scans; each kind of "
-        "metadata whole, empty, cut short, of noise, of a wrong checksum or length; orientation wherever it may "
-        "stand; CMYK and YCCK with and without Adobe's marker; first frames that do not cover their canvas; and "
-        "files that are cut or damaged ([`tests/picture_corpus.py`](../tests/picture_corpus.py)).",
+        "The corpus has each format with its colour types, depths, transparency, interlacing or scans; each",
+        "kind of metadata whole, empty, cut short, of noise, of a wrong checksum or length; orientation",
+        "wherever it may stand; CMYK and YCCK with and without Adobe's marker; first frames that do not",
+        "cover their canvas; and files that are cut or damaged",
+        "([`tests/picture_corpus.py`](../tests/picture_corpus.py)).",
         "",
         f"| format | pictures | {' | '.join(ways)} |",
         f"| --- | ---: |{' ---: |' * len(ways)}",
@@ -236,19 +242,20 @@ def table(comparison: Comparison, version: str) -> str:
 
 _NOTES = """## What was decided by it
 
-- Orientation is taken from EXIF in a JPEG and in eXIf of a PNG before its pixels, and from an AVIF's own properties. XMP
-  turns a picture in no browser, nor does EXIF in a WebP, so neither does here.
-- What stands beside the pixels is left out before decoding ([`tasks/pictures/containers.py`](../tasks/pictures/containers.py)),
-  so damage to it costs no picture. Damage that keeps Chromium from showing anything, such as a length that swallows a
-  table, makes it `corrupt`.
+- Orientation is taken from EXIF in a JPEG, from eXIf before the pixels of a PNG, and from an AVIF's own
+  properties. XMP turns a picture in no browser, nor does EXIF in a WebP, so neither does here.
+- What stands beside the pixels is left out before decoding
+  ([`tasks/pictures/containers.py`](../tasks/pictures/containers.py)), so damage to it costs no picture.
+  Damage that keeps Chromium from showing anything, such as a length that swallows a table, makes it
+  `corrupt`.
 - What a GIF's, WebP's or PNG's first frame leaves uncovered is white, whatever background the file names.
-- Of the 1,000 photos of the shop none has a profile or an orientation, so that neither rule changes any of their
-  features.
+- Of the 1,000 photos of the shop none has a profile or an orientation, so that these rules change none of
+  their features.
 """
 
 
 def _format(name: str) -> str:
-    return name.partition(":")[0].removeprefix("animated ").removeprefix("high ")
+    return name.partition(":")[0].removeprefix("animated ")
 
 
 def main() -> int:

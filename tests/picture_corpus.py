@@ -1,4 +1,4 @@
-"""Every kind of picture and of damage beside one, made here by name: what the comparison with a browser shows.
+"""Every kind of picture and of damage beside one, made here by name, for the comparison with a browser.
 
 A name is the format, what its pixels are like, and what stands beside them or is wrong, joined by `: `.
 """
@@ -57,6 +57,7 @@ def everything() -> Corpus:
         jpeg_metadata(),
         jpeg_damage(),
         webps(),
+        animated_webps(),
         gifs(),
         bmps(),
         avifs(),
@@ -181,7 +182,12 @@ def png_kinds() -> dict[str, tuple[int, int, NDArray[np.uint16], Chunks]]:
     for depth in (1, 2, 4, 8):
         numbers = (NUMBERS % (1 << min(depth, 4))).astype(np.uint16)
         kinds[f"palette {depth}"] = depth, 3, numbers, [(b"PLTE", PALETTE[: 1 << min(depth, 4)].tobytes())]
-        kinds[f"palette {depth} transparent"] = depth, 3, numbers, [*kinds[f"palette {depth}"][3], (b"tRNS", b"\0\x80")]
+        kinds[f"palette {depth} transparent"] = (
+            depth,
+            3,
+            numbers,
+            [*kinds[f"palette {depth}"][3], (b"tRNS", b"\0\x80")],
+        )
     for depth in (8, 16):
         wide = 257 if depth == 16 else 1
         odd = 0x35 if depth == 16 else 0
@@ -206,7 +212,9 @@ def png_chunks(depth: int, colour: int, samples: NDArray[np.uint16], interlaced:
     return [(b"IHDR", header), (b"IDAT", rows), (b"IEND", b"")]
 
 
-def png_with(kind: str, *before: tuple[bytes, bytes], after: Chunks | None = None, interlaced: bool = False) -> bytes:
+def png_with(
+    kind: str, *before: tuple[bytes, bytes], after: Chunks | None = None, interlaced: bool = False
+) -> bytes:
     depth, colour, samples, chunks = png_kinds()[kind]
     header, pixels, end = png_chunks(depth, colour, samples, interlaced)
     return png_of([header, *before, *chunks, pixels, *(after or []), end])
@@ -215,7 +223,10 @@ def png_with(kind: str, *before: tuple[bytes, bytes], after: Chunks | None = Non
 def png_pixels() -> Cases:
     for kind in png_kinds():
         for interlaced in (False, True):
-            yield f"PNG: {kind}: {'interlaced' if interlaced else 'plain'}", png_with(kind, interlaced=interlaced)
+            yield (
+                f"PNG: {kind}: {'interlaced' if interlaced else 'plain'}",
+                png_with(kind, interlaced=interlaced),
+            )
 
 
 def ancillary() -> dict[str, dict[str, bytes]]:
@@ -248,7 +259,11 @@ def ancillary() -> dict[str, dict[str, bytes]]:
     found = {name.decode(): damages(data) for name, data in whole.items()}
     found["gAMA"] |= {"of 0": bytes(4), "of 4 billion": b"\xff" * 4, "of 1.0": struct.pack(">I", 100_000)}
     found["cHRM"] |= {"swapped": struct.pack(">8I", 31270, 32900, 30000, 60000, 64000, 33000, 15000, 6000)}
-    for name, before in ((b"zTXt", b"Comment\0\0"), (b"iTXt", b"Comment\0\1\0en\0Comment\0"), (b"iCCP", b"profile\0\0")):
+    for name, before in (
+        (b"zTXt", b"Comment\0\0"),
+        (b"iTXt", b"Comment\0\1\0en\0Comment\0"),
+        (b"iCCP", b"profile\0\0"),
+    ):
         found[name.decode()] |= {
             "of three million zeros": before + large,
             "not compressed": before + b"not compressed",
@@ -273,7 +288,10 @@ def png_metadata() -> Cases:
         for form, data in forms.items():
             for kind in kinds if form in ("whole", "empty") else kinds[:2]:
                 yield f"PNG: {kind}: {chunk} {form}", png_with(kind, (name, data))
-            yield f"PNG: colours 8: {chunk} {form}, behind the pixels", png_with("colours 8", after=[(name, data)])
+            yield (
+                f"PNG: colours 8: {chunk} {form}, behind the pixels",
+                png_with("colours 8", after=[(name, data)]),
+            )
         for kind in kinds:
             content = png_with(kind, (name, forms["whole"]))
             yield f"PNG: {kind}: {chunk} of a wrong checksum", damaged_crc(content, name)
@@ -301,26 +319,40 @@ def png_damage() -> Cases:
             "bytes behind its end": whole + b"more",
             "pixels in two chunks": png_of([header, *chunks, first, second, end]),
             "a text between its pixels": png_of([header, *chunks, first, text, second, end]),
-            "an empty chunk of pixels": png_of([header, *chunks, (b"IDAT", b""), pixels, (b"IDAT", b""), end]),
+            "an empty chunk of pixels": png_of(
+                [header, *chunks, (b"IDAT", b""), pixels, (b"IDAT", b""), end]
+            ),
             "pixels after its end": png_of([header, *chunks, end, pixels]),
             "a second header": png_of([header, *chunks, header, pixels, end]),
             "a text before its header": png_of([text, header, *chunks, pixels, end]),
             "wrong checksum of the pixels": damaged_crc(whole, b"IDAT"),
             "wrong checksum of the header": damaged_crc(whole, b"IHDR"),
             "wrong checksum of the end": damaged_crc(whole, b"IEND"),
-            "wrong checksum of all pixels": png_of([header, *chunks, (b"IDAT", pixels[1][:-4] + b"1234"), end]),
+            "wrong checksum of all pixels": png_of(
+                [header, *chunks, (b"IDAT", pixels[1][:-4] + b"1234"), end]
+            ),
             "without the checksum of all pixels": png_of([header, *chunks, (b"IDAT", pixels[1][:-4]), end]),
             "bytes behind the last row": png_of(
                 [header, *chunks, (b"IDAT", zlib.compress(png_samples(samples, depth) + bytes(999))), end]
             ),
-            "bytes behind the compressed pixels": png_of([header, *chunks, (b"IDAT", pixels[1] + b"more"), end]),
+            "bytes behind the compressed pixels": png_of(
+                [header, *chunks, (b"IDAT", pixels[1] + b"more"), end]
+            ),
         }
         for name, _ in chunks:
             pieces[f"wrong checksum of {name.decode()}"] = damaged_crc(whole, name)
             pieces[f"{name.decode()} behind the pixels"] = png_of(
-                [header, *[c for c in chunks if c[0] != name], pixels, *[c for c in chunks if c[0] == name], end]
+                [
+                    header,
+                    *[c for c in chunks if c[0] != name],
+                    pixels,
+                    *[c for c in chunks if c[0] == name],
+                    end,
+                ]
             )
-            pieces[f"{name.decode()} twice"] = png_of([header, *[c for c in chunks for _ in range(2)], pixels, end])
+            pieces[f"{name.decode()} twice"] = png_of(
+                [header, *[c for c in chunks for _ in range(2)], pixels, end]
+            )
             for form, data in damages(dict(chunks)[name]).items():
                 changed = [(other, data if other == name else theirs) for other, theirs in chunks]
                 pieces[f"{name.decode()} {form}"] = png_of([header, *changed, pixels, end])
@@ -335,7 +367,9 @@ def png_damage() -> Cases:
 
 
 def apngs() -> Cases:
-    def frame(number: int, width: int, height: int, left: int, top: int, dispose: int = 0, blend: int = 0) -> tuple[bytes, bytes]:
+    def frame(
+        number: int, width: int, height: int, left: int, top: int, dispose: int = 0, blend: int = 0
+    ) -> tuple[bytes, bytes]:
         return b"fcTL", struct.pack(">IIIIIHHBB", number, width, height, left, top, 1, 10, dispose, blend)
 
     for kind in ("colours 8", "colours and alpha 8", "palette 4 transparent"):
@@ -345,22 +379,50 @@ def apngs() -> Cases:
         later = zlib.compress(png_samples(np.flipud(samples), depth))
         small = zlib.compress(png_samples(samples[4:14, 6:26], depth))
         second = [frame(1, WIDTH, HEIGHT, 0, 0), (b"fdAT", struct.pack(">I", 2) + later)]
-        part = [frame(0, 20, 10, 8, 5), (b"fdAT", struct.pack(">I", 1) + small), frame(2, WIDTH, HEIGHT, 0, 0)]
+        part = [
+            frame(0, 20, 10, 8, 5),
+            (b"fdAT", struct.pack(">I", 1) + small),
+            frame(2, WIDTH, HEIGHT, 0, 0),
+        ]
         part.append((b"fdAT", struct.pack(">I", 3) + later))
         for dispose in range(3):
             for blend in range(2):
                 yield (
                     f"animated PNG: {kind}: the first frame, disposal {dispose}, blend {blend}",
-                    png_of([header, count, *chunks, frame(0, WIDTH, HEIGHT, 0, 0, dispose, blend), pixels, *second, end]),
+                    png_of(
+                        [
+                            header,
+                            count,
+                            *chunks,
+                            frame(0, WIDTH, HEIGHT, 0, 0, dispose, blend),
+                            pixels,
+                            *second,
+                            end,
+                        ]
+                    ),
                 )
-        yield f"animated PNG: {kind}: pixels that are no frame", png_of([header, count, *chunks, pixels, *part, end])
+        yield (
+            f"animated PNG: {kind}: pixels that are no frame",
+            png_of([header, count, *chunks, pixels, *part, end]),
+        )
         yield (
             f"animated PNG: {kind}: wrong checksum of its count",
-            damaged_crc(png_of([header, count, *chunks, frame(0, WIDTH, HEIGHT, 0, 0), pixels, *second, end]), b"acTL"),
+            damaged_crc(
+                png_of([header, count, *chunks, frame(0, WIDTH, HEIGHT, 0, 0), pixels, *second, end]), b"acTL"
+            ),
         )
-        yield f"animated PNG: {kind}: no second frame", png_of([header, count, *chunks, frame(0, WIDTH, HEIGHT, 0, 0), pixels, end])
-        yield f"animated PNG: {kind}: a count of 0", png_of([header, (b"acTL", bytes(8)), *chunks, pixels, end])
-        yield f"animated PNG: {kind}: a count that is cut short", png_of([header, (b"acTL", bytes(3)), *chunks, pixels, end])
+        yield (
+            f"animated PNG: {kind}: no second frame",
+            png_of([header, count, *chunks, frame(0, WIDTH, HEIGHT, 0, 0), pixels, end]),
+        )
+        yield (
+            f"animated PNG: {kind}: a count of 0",
+            png_of([header, (b"acTL", bytes(8)), *chunks, pixels, end]),
+        )
+        yield (
+            f"animated PNG: {kind}: a count that is cut short",
+            png_of([header, (b"acTL", bytes(3)), *chunks, pixels, end]),
+        )
 
 
 # JPEG
@@ -409,21 +471,32 @@ def jpeg_pixels() -> Cases:
         yield f"JPEG: {kind}: as written", content
         for adobe in (None, 0, 1, 2, 7):
             for jfif in (False, True):
-                marks = f"{'no Adobe' if adobe is None else f'Adobe {adobe}'}, {'JFIF' if jfif else 'no JFIF'}"
+                marks = (
+                    f"{'no Adobe' if adobe is None else f'Adobe {adobe}'}, {'JFIF' if jfif else 'no JFIF'}"
+                )
                 yield f"JPEG: {kind}: {marks}", marked(content, adobe=adobe, jfif=jfif)
     whole = saved(SCENE, "JPEG", quality=95)
     frame = whole.index(b"\xff\xc0")
     for precision in (2, 9, 12, 16):
-        yield f"JPEG: 4:2:0 baseline: {precision} bits", whole[: frame + 4] + bytes([precision]) + whole[frame + 5 :]
+        yield (
+            f"JPEG: 4:2:0 baseline: {precision} bits",
+            whole[: frame + 4] + bytes([precision]) + whole[frame + 5 :],
+        )
     for marker in (0xC1, 0xC3, 0xC5, 0xC9, 0xCA, 0xCB):
-        yield f"JPEG: 4:2:0 baseline: frame of kind {marker:X}", whole[: frame + 1] + bytes([marker]) + whole[frame + 2 :]
+        yield (
+            f"JPEG: 4:2:0 baseline: frame of kind {marker:X}",
+            whole[: frame + 1] + bytes([marker]) + whole[frame + 2 :],
+        )
 
 
 def jpeg_segments() -> dict[str, tuple[int, bytes]]:
     photoshop = b"Photoshop 3.0\x008BIM\x04\x04\0\0\0\0\0\x06\x1c\x02\0\0\x02\0\x04"
     resolution = b"Photoshop 3.0\x008BIM\x03\xed\0\0\0\0\0\x10\0\x48\0\0\0\1\0\1\0\x48\0\0\0\1\0\1"
     profile = b"ICC_PROFILE\0\1\1" + srgb_profile()
-    pictures = b"MPF\0MM\0*\0\0\0\x08\0\3\xb0\0\0\7\0\0\0\x040100\xb0\1\0\4\0\0\0\1\0\0\0\2\xb0\2\0\7\0\0\0\x20\0\0\0\x32\0\0\0\0"
+    pictures = (
+        b"MPF\0MM\0*\0\0\0\x08\0\3\xb0\0\0\7\0\0\0\x040100\xb0\1\0\4\0\0\0\1\0\0\0\2\xb0\2\0\7\0\0\0\x20"
+        b"\0\0\0\x32\0\0\0\0"
+    )
     return {
         "JFIF": (0xE0, JFIF),
         "JFIF with a thumbnail": (0xE0, JFIF[:-2] + b"\2\2" + bytes(12)),
@@ -449,28 +522,47 @@ def jpeg_metadata() -> Cases:
     for segment, (marker, data) in jpeg_segments().items():
         forms = damages(data)
         if len(data) > 20:
-            forms |= {f"cut to {length}": data[:length] for length in (3, 5, 6, 7, 11, 13, 14, 16, 18, 20, 24)}
+            forms |= {
+                f"cut to {length}": data[:length] for length in (3, 5, 6, 7, 11, 13, 14, 16, 18, 20, 24)
+            }
         else:
             forms |= {f"cut to {length}": data[:length] for length in range(2, len(data))}
         for form, changed in forms.items():
             for kind, content in list(kinds.items())[: 3 if form in ("whole", "empty", "cut short") else 1]:
-                yield f"JPEG: {kind}: {segment} {form}", marked(content, jpeg_segment(marker, changed), jfif=True)
+                yield (
+                    f"JPEG: {kind}: {segment} {form}",
+                    marked(content, jpeg_segment(marker, changed), jfif=True),
+                )
         content = kinds["4:2:0 baseline"]
         for lie in (-len(data), -1, 1, 5, 60):
             length = max(0, len(data) + 2 + lie)
             lying = struct.pack(">BBH", 0xFF, marker, length) + data
-            yield f"JPEG: 4:2:0 baseline: {segment} of a length {lie:+d} off", marked(content, lying, jfif=True)
+            yield (
+                f"JPEG: 4:2:0 baseline: {segment} of a length {lie:+d} off",
+                marked(content, lying, jfif=True),
+            )
         first = marked(content, jpeg_segment(marker, data))
         yield f"JPEG: 4:2:0 baseline: {segment} first", first
-        yield f"JPEG: 4:2:0 baseline: {segment} twice", marked(content, *[jpeg_segment(marker, data)] * 2, jfif=True)
+        yield (
+            f"JPEG: 4:2:0 baseline: {segment} twice",
+            marked(content, *[jpeg_segment(marker, data)] * 2, jfif=True),
+        )
         scan = first.index(b"\xff\xda")
         yield (
             f"JPEG: 4:2:0 baseline: {segment} before the scan",
-            marked(content[: content.index(b"\xff\xda")] + jpeg_segment(marker, data) + first[scan:], jfif=True),
+            marked(
+                content[: content.index(b"\xff\xda")] + jpeg_segment(marker, data) + first[scan:], jfif=True
+            ),
         )
-        yield f"JPEG: 4:2:0 baseline: {segment} behind the pixels", content[:-2] + jpeg_segment(marker, data) + content[-2:]
+        yield (
+            f"JPEG: 4:2:0 baseline: {segment} behind the pixels",
+            content[:-2] + jpeg_segment(marker, data) + content[-2:],
+        )
     for name, data in exifs().items():
-        yield f"JPEG: 4:2:0 baseline: EXIF, {name}", marked(content, jpeg_segment(0xE1, b"Exif\0\0" + data), jfif=True)
+        yield (
+            f"JPEG: 4:2:0 baseline: EXIF, {name}",
+            marked(content, jpeg_segment(0xE1, b"Exif\0\0" + data), jfif=True),
+        )
     turned, upright = (jpeg_segment(0xE1, exif(number)) for number in (6, 1))
     plain = jpeg_segment(0xE1, b"Exif\0\0" + bare_tiff((0x011A, 3, 1, 72 << 16)))
     packet = jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp(3))
@@ -482,7 +574,9 @@ def jpeg_metadata() -> Cases:
         "XMP of another orientation before EXIF": marked(content, packet, turned, jfif=True),
         "XMP of another orientation behind EXIF": marked(content, turned, packet, jfif=True),
         "XMP of an orientation beside EXIF without": marked(content, plain, packet, jfif=True),
-        "EXIF with FF for its second zero": marked(content, jpeg_segment(0xE1, b"Exif\0\xff" + exif(6)[6:]), jfif=True),
+        "EXIF with FF for its second zero": marked(
+            content, jpeg_segment(0xE1, b"Exif\0\xff" + exif(6)[6:]), jfif=True
+        ),
         "EXIF in small letters": marked(content, jpeg_segment(0xE1, b"exif\0\0" + exif(6)[6:]), jfif=True),
         "EXIF in another segment": marked(content, jpeg_segment(0xE2, exif(6)), jfif=True),
         "EXIF without zeros": marked(content, jpeg_segment(0xE1, b"Exif" + exif(6)[6:]), jfif=True),
@@ -492,7 +586,14 @@ def jpeg_metadata() -> Cases:
 
 
 def jpeg_damage() -> Cases:
-    for kind in ("4:2:0 baseline", "4:4:4 baseline", "grey baseline", "CMYK baseline", "4:2:0 progressive", "restart markers baseline"):
+    for kind in (
+        "4:2:0 baseline",
+        "4:4:4 baseline",
+        "grey baseline",
+        "CMYK baseline",
+        "4:2:0 progressive",
+        "restart markers baseline",
+    ):
         whole = jpeg_kinds()[kind]
         tables, scan = whole.index(b"\xff\xdb"), whole.index(b"\xff\xda")
         pieces = {
@@ -522,7 +623,8 @@ def jpeg_damage() -> Cases:
         for progressive in (False, True):
             whole = saved(high, "JPEG", quality=95, subsampling=subsampling, progressive=progressive)
             for share in (90, 95, 97, 98, 99, 99.5):
-                name = f"JPEG: high, {subsampling} {'progressive' if progressive else 'baseline'}: cut at {share:g} %"
+                kind = "progressive" if progressive else "baseline"
+                name = f"JPEG: high, {subsampling} {kind}: cut at {share:g} %"
                 yield name, whole[: int(len(whole) * share / 100)]
 
 
@@ -538,25 +640,31 @@ def webp_frame(pixels: bytes, left: int, top: int, width: int, height: int, flag
     return riff_chunk(b"ANMF", b"".join(n.to_bytes(3, "little") for n in numbers) + bytes([flags]) + pixels)
 
 
-def webps() -> Cases:
+def webp_kinds() -> dict[str, bytes]:
     rgba = np.dstack([SCENE, ALPHA])
-    kinds = {
+    return {
         "lossy": saved(SCENE, "WebP", quality=95),
         "lossless": saved(SCENE, "WebP", lossless=True),
         "lossless with alpha": saved(rgba, "WebP", lossless=True, exact=True),
         "lossy with alpha": saved(rgba, "WebP", quality=95, exact=True),
     }
+
+
+def pixels_of_webp(whole: bytes) -> bytes:
+    """Its chunks but for VP8X."""
+    return whole[30:] if whole[12:16] == b"VP8X" else whole[12:]
+
+
+def webps() -> Cases:
     metadata = {
         "EXIF": (b"EXIF", 8, exif(1)[6:]),
         "XMP": (b"XMP ", 4, xmp(6)),
         "ICC profile": (b"ICCP", 32, srgb_profile()),
         "of nobody known": (b"wXyZ", 0, b"whatever it is"),
     }
-    for kind, whole in kinds.items():
+    for kind, whole in webp_kinds().items():
         yield f"WebP: {kind}: as written", whole
-        inside = whole[12:]
-        if inside[:4] == b"VP8X":
-            inside = inside[18:]
+        inside = pixels_of_webp(whole)
         alpha = 16 if "alpha" in kind else 0
         for name, (chunk, flag, data) in metadata.items():
             for form, changed in damages(data).items():
@@ -570,7 +678,10 @@ def webps() -> Cases:
             cut = webp(b"VP8X", vp8x(flag | alpha), inside, piece)
             yield f"WebP: {kind}: {name} cut with the file", cut[: -len(piece) // 2]
             long = chunk + struct.pack("<I", len(data) + 999) + data
-            yield f"WebP: {kind}: {name} longer than the file", webp(b"VP8X", vp8x(flag | alpha), inside, long)
+            yield (
+                f"WebP: {kind}: {name} longer than the file",
+                webp(b"VP8X", vp8x(flag | alpha), inside, long),
+            )
         for name, length in (("longer", 999), ("shorter", -8), ("a gigabyte", 1 << 30)):
             size = struct.pack("<I", len(whole) - 8 + length)
             yield f"WebP: {kind}: {name} by its own word", whole[:4] + size + whole[8:]
@@ -579,8 +690,14 @@ def webps() -> Cases:
         yield f"WebP: {kind}: a canvas that is smaller", webp(b"VP8X", vp8x(alpha, 20, 10), inside)
         for share in (30, 60, 90, 99):
             yield f"WebP: {kind}: cut at {share} %", whole[: len(whole) * share // 100]
-        part = saved(rgba[4:14, 6:26] if alpha else SCENE[4:14, 6:26], "WebP", lossless=True, exact=True)[12:]
-        part = part[18:] if part[:4] == b"VP8X" else part
+
+
+def animated_webps() -> Cases:
+    rgba = np.dstack([SCENE, ALPHA])
+    for kind, whole in webp_kinds().items():
+        inside, alpha = pixels_of_webp(whole), 16 if "alpha" in kind else 0
+        small = (rgba if alpha else SCENE)[4:14, 6:26]
+        part = pixels_of_webp(saved(small, "WebP", lossless=True, exact=True))
         whole_frame = webp_frame(inside, 0, 0, WIDTH, HEIGHT)
         for background in (b"\0\0\0\0", b"\xff\0\0\xff"):
             loop = riff_chunk(b"ANIM", background + b"\0\0")
@@ -595,12 +712,16 @@ def webps() -> Cases:
                         f"animated WebP: {kind}: first frame {name}, flags {flags}, {place}",
                         webp(b"VP8X", vp8x(2 | alpha), loop, frame, whole_frame),
                     )
-            yield f"animated WebP: {kind}: first frame beyond it, {place}", webp(
-                b"VP8X", vp8x(2 | alpha), loop, webp_frame(part, 36, 24, 20, 10), whole_frame
+            yield (
+                f"animated WebP: {kind}: first frame beyond it, {place}",
+                webp(b"VP8X", vp8x(2 | alpha), loop, webp_frame(part, 36, 24, 20, 10), whole_frame),
             )
         for form, changed in damages(exif(6)[6:]).items():
             piece = riff_chunk(b"EXIF", changed)
-            yield f"animated WebP: {kind}: EXIF {form}", webp(b"VP8X", vp8x(10 | alpha), loop, whole_frame, whole_frame, piece)
+            yield (
+                f"animated WebP: {kind}: EXIF {form}",
+                webp(b"VP8X", vp8x(10 | alpha), loop, whole_frame, whole_frame, piece),
+            )
 
 
 # GIF
@@ -629,15 +750,18 @@ def gifs() -> Cases:
                     for more in (False, True):
                         name = (
                             f"{'animated ' if more else ''}GIF: first frame {place}: "
-                            f"{'nothing' if transparent is None else transparent} transparent, background {background}, "
-                            f"{'its own' if own else 'the common'} colours"
+                            f"{'nothing' if transparent is None else transparent} transparent, "
+                            f"background {background}, {'its own' if own else 'the common'} colours"
                         )
                         first = gif_frame(pixels, left, top, transparent, others if own else b"")
                         later = gif_frame(np.full((HEIGHT, WIDTH), 3, np.uint8), 0, 0, None)
                         yield name, gif(SIZE, colours, [first, *[later] * more], background)
     for disposal in range(5):
         first = gif_frame(small, 8, 6, 5, disposal=disposal)
-        yield f"animated GIF: disposal {disposal}: as written", gif(SIZE, colours, [first, gif_frame(numbers, 0, 0, None)])
+        yield (
+            f"animated GIF: disposal {disposal}: as written",
+            gif(SIZE, colours, [first, gif_frame(numbers, 0, 0, None)]),
+        )
     whole = gif(SIZE, colours, [gif_frame(numbers, 0, 0, None)])
     interlaced = gif(SIZE, colours, [gif_frame(numbers, 0, 0, None, interlaced=True)])
     pieces = {
@@ -652,15 +776,29 @@ def gifs() -> Cases:
         "a comment": whole[:-1] + b"!\xfe\4text\0;",
         "a comment before its frame": gif(SIZE, colours, [b"!\xfe\4text\0" + gif_frame(numbers, 0, 0, None)]),
         "a comment cut short": whole[:-1] + b"!\xfe\xfftext",
-        "an extension of nobody known": gif(SIZE, colours, [b"!\x42\4text\0" + gif_frame(numbers, 0, 0, None)]),
-        "XMP": gif(SIZE, colours, [b"!\xff\x0bXMP DataXMP" + xmp(6) + XMP_TRAILER + gif_frame(numbers, 0, 0, None)]),
-        "XMP without its trailer": gif(SIZE, colours, [b"!\xff\x0bXMP DataXMP" + xmp(6) + gif_frame(numbers, 0, 0, None)]),
-        "a loop cut short": gif(SIZE, colours, [b"!\xff\x0bNETSCAPE2.0\1\1\0" + gif_frame(numbers, 0, 0, None)]),
+        "an extension of nobody known": gif(
+            SIZE, colours, [b"!\x42\4text\0" + gif_frame(numbers, 0, 0, None)]
+        ),
+        "XMP": gif(
+            SIZE, colours, [b"!\xff\x0bXMP DataXMP" + xmp(6) + XMP_TRAILER + gif_frame(numbers, 0, 0, None)]
+        ),
+        "XMP without its trailer": gif(
+            SIZE, colours, [b"!\xff\x0bXMP DataXMP" + xmp(6) + gif_frame(numbers, 0, 0, None)]
+        ),
+        "a loop cut short": gif(
+            SIZE, colours, [b"!\xff\x0bNETSCAPE2.0\1\1\0" + gif_frame(numbers, 0, 0, None)]
+        ),
         "a control of no length": gif(SIZE, colours, [b"!\xf9\0" + gif_frame(numbers, 0, 0, None)[8:]]),
-        "two controls": gif(SIZE, colours, [gif_frame(numbers, 0, 0, 5)[:8] + gif_frame(numbers, 0, 0, None)]),
-        "bytes between its frames": gif(SIZE, colours, [gif_frame(numbers, 0, 0, None), b"more", gif_frame(numbers, 0, 0, None)]),
+        "two controls": gif(
+            SIZE, colours, [gif_frame(numbers, 0, 0, 5)[:8] + gif_frame(numbers, 0, 0, None)]
+        ),
+        "bytes between its frames": gif(
+            SIZE, colours, [gif_frame(numbers, 0, 0, None), b"more", gif_frame(numbers, 0, 0, None)]
+        ),
         "zeros before its frame": gif(SIZE, colours, [bytes(3) + gif_frame(numbers, 0, 0, None)]),
-        "a second frame cut short": gif(SIZE, colours, [gif_frame(numbers, 0, 0, None), gif_frame(numbers, 0, 0, None)])[:-90],
+        "a second frame cut short": gif(
+            SIZE, colours, [gif_frame(numbers, 0, 0, None), gif_frame(numbers, 0, 0, None)]
+        )[:-90],
     }
     for share in (30, 60, 90, 99):
         pieces[f"cut at {share} %"] = whole[: len(whole) * share // 100]
@@ -700,7 +838,9 @@ def bmps() -> Cases:
         "32 bits by masks with alpha": bmp(SIZE, 32, bgra.tobytes(), compression=6, masks=with_alpha),
         "16 bits": bmp(SIZE, 16, x555),
         "16 bits from the top": bmp((WIDTH, -HEIGHT), 16, x555),
-        "16 bits by masks": bmp(SIZE, 16, r565, compression=3, masks=struct.pack("<III", 0xF800, 0x7E0, 0x1F)),
+        "16 bits by masks": bmp(
+            SIZE, 16, r565, compression=3, masks=struct.pack("<III", 0xF800, 0x7E0, 0x1F)
+        ),
         "8 bits": bmp(SIZE, 8, numbers.tobytes(), swatches),
         "8 bits without colours": bmp(SIZE, 8, numbers.tobytes()),
         "8 bits in runs": bmp(SIZE, 8, runs8, swatches, compression=1),
@@ -725,7 +865,12 @@ def bmps() -> Cases:
     pieces["OS/2, 24 bits"] = b"BM" + struct.pack("<IHHI", start + up.size, 0, 0, start) + old + up.tobytes()
     triples = PALETTE[:, ::-1].tobytes().ljust(768, b"\0")
     old = struct.pack("<IHHHH", 12, *SIZE, 1, 8) + triples
-    pieces["OS/2, 8 bits"] = b"BM" + struct.pack("<IHHI", 14 + len(old) + numbers.size, 0, 0, 14 + len(old)) + old + numbers.tobytes()
+    pieces["OS/2, 8 bits"] = (
+        b"BM"
+        + struct.pack("<IHHI", 14 + len(old) + numbers.size, 0, 0, 14 + len(old))
+        + old
+        + numbers.tobytes()
+    )
     long = struct.pack("<IiiHHIIiiII", 64, *SIZE, 1, 24, 0, up.size, 0, 0, 0, 0) + bytes(24)
     pieces["OS/2, header of 64"] = b"BM" + struct.pack("<IHHI", 78 + up.size, 0, 0, 78) + long + up.tobytes()
     whole = pieces["24 bits"]
@@ -752,8 +897,9 @@ def avifs() -> Cases:
             options = {"subsampling": subsampling, "quality": 95, "range": range_}
             yield f"AVIF: {subsampling}, {range_} range: plain", saved(SCENE, "AVIF", **options)
             yield f"AVIF: {subsampling}, {range_} range: alpha", saved(rgba, "AVIF", **options)
-            yield f"AVIF: {subsampling}, {range_} range: animated", saved(
-                SCENE, "AVIF", save_all=True, append_images=[Image.new("RGB", SIZE)], **options
+            yield (
+                f"AVIF: {subsampling}, {range_} range: animated",
+                saved(SCENE, "AVIF", save_all=True, append_images=[Image.new("RGB", SIZE)], **options),
             )
     options = {"subsampling": "4:4:4", "quality": 95}
     for orientation in range(1, 9):
@@ -762,7 +908,11 @@ def avifs() -> Cases:
         yield f"AVIF: 4:4:4: XMP {form}", saved(SCENE, "AVIF", xmp=data, **options)
     whole = saved(SCENE, "AVIF", exif=exif(6), **options)
     where = whole.index(b"MM\0*") if b"MM\0*" in whole else whole.index(b"II*\0")
-    for form, data in {"of another magic": b"XX", "zeros": bytes(8), "beginning elsewhere": whole[where : where + 4] + b"\xff" * 4}.items():
+    for form, data in {
+        "of another magic": b"XX",
+        "zeros": bytes(8),
+        "beginning elsewhere": whole[where : where + 4] + b"\xff" * 4,
+    }.items():
         yield f"AVIF: 4:4:4: EXIF {form}", whole[:where] + data + whole[where + len(data) :]
     # What a tool leaves that turns the picture and forgets its EXIF: the orientation without its property.
     yield "AVIF: 4:4:4: EXIF alone turned", whole.replace(b"irot", b"free").replace(b"imir", b"free")
@@ -779,60 +929,55 @@ def avifs() -> Cases:
 # Orientation, wherever it may stand
 
 
+LOSSLESS = saved(SCENE, "WebP", lossless=True)[12:]
+
+EXIF_HOMES: dict[str, Callable[[bytes], bytes]] = {
+    "JPEG": lambda data: saved(SCENE, "JPEG", quality=95, exif=data),
+    "PNG": lambda data: png_with("colours 8", (b"eXIf", data[6:])),
+    "WebP": lambda data: webp(b"VP8X", vp8x(8), LOSSLESS, riff_chunk(b"EXIF", data[6:])),
+    "WebP with a prefix": lambda data: webp(b"VP8X", vp8x(8), LOSSLESS, riff_chunk(b"EXIF", data)),
+}
+"""A picture of each format with this EXIF."""
+
+
+def raw_profile(data: bytes) -> bytes:
+    """EXIF as text, as it stood in PNGs before they had a chunk for it."""
+    text = b"\nexif\n%8d\n" % len(data) + data.hex().encode() + b"\n"
+    return b"Raw profile type exif\0\0" + zlib.compress(text)
+
+
+OTHER_HOMES: dict[str, Callable[[int], bytes]] = {
+    "XMP of a JPEG": lambda number: marked(
+        saved(SCENE, "JPEG", quality=95),
+        jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp(number)),
+        jfif=True,
+    ),
+    "XMP of a PNG": lambda number: png_with(
+        "colours 8", (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp(number))
+    ),
+    "XMP of a WebP": lambda number: webp(b"VP8X", vp8x(4), LOSSLESS, riff_chunk(b"XMP ", xmp(number))),
+    "raw profile of a PNG": lambda number: png_with("colours 8", (b"zTXt", raw_profile(exif(number)))),
+}
+"""A picture with this orientation somewhere else, where no browser looks for it."""
+
+
 def orientations() -> Cases:
-    def in_jpeg(data: bytes) -> bytes:
-        return saved(SCENE, "JPEG", quality=95, exif=data)
-
-    def in_png(data: bytes) -> bytes:
-        return png_with("colours 8", (b"eXIf", data[6:]))
-
-    def in_webp(data: bytes) -> bytes:
-        inside = saved(SCENE, "WebP", lossless=True)[12:]
-        return webp(b"VP8X", vp8x(8), inside, riff_chunk(b"EXIF", data[6:]))
-
-    def in_webp_with_prefix(data: bytes) -> bytes:
-        inside = saved(SCENE, "WebP", lossless=True)[12:]
-        return webp(b"VP8X", vp8x(8), inside, riff_chunk(b"EXIF", data))
-
-    def xmp_in_jpeg(number: int) -> bytes:
-        return marked(in_jpeg(b""), jpeg_segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0" + xmp(number)), jfif=True)
-
-    def xmp_in_png(number: int) -> bytes:
-        return png_with("colours 8", (b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp(number)))
-
-    def raw_profile_in_png(number: int) -> bytes:
-        data = exif(number)
-        text = b"\nexif\n%8d\n" % len(data) + data.hex().encode() + b"\n"
-        return png_with("colours 8", (b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(text)))
-
-    def xmp_in_webp(number: int) -> bytes:
-        inside = saved(SCENE, "WebP", lossless=True)[12:]
-        return webp(b"VP8X", vp8x(4), inside, riff_chunk(b"XMP ", xmp(number)))
-
-    exif_homes: dict[str, Callable[[bytes], bytes]] = {
-        "JPEG": in_jpeg,
-        "PNG": in_png,
-        "WebP": in_webp,
-        "WebP with a prefix": in_webp_with_prefix,
-    }
-    xmp_homes: dict[str, Callable[[int], bytes]] = {
-        "XMP of a JPEG": xmp_in_jpeg,
-        "XMP of a PNG": xmp_in_png,
-        "XMP of a WebP": xmp_in_webp,
-        "raw profile of a PNG": raw_profile_in_png,
-    }
     for number in range(10):
-        for home, made in exif_homes.items():
+        for home, made in EXIF_HOMES.items():
             yield f"orientation: {number} in the EXIF of a {home}", made(exif(number))
-        for home, told in xmp_homes.items():
+        for home, told in OTHER_HOMES.items():
             yield f"orientation: {number} in the {home}", told(number)
     for form, data in exifs().items():
         for home in ("PNG", "WebP"):
-            yield f"orientation: EXIF of a {home}: {form}", exif_homes[home](b"Exif\0\0" + data)
-    yield "orientation: EXIF of a PNG with a prefix", png_with("colours 8", (b"eXIf", exif(6)))
-    yield "orientation: EXIF of a PNG behind the pixels", png_with("colours 8", after=[(b"eXIf", exif(6)[6:])])
-    yield "orientation: EXIF of a PNG with a wrong checksum", damaged_crc(png_with("colours 8", (b"eXIf", exif(6)[6:])), b"eXIf")
-    yield "orientation: two EXIFs of a PNG", png_with("colours 8", (b"eXIf", exif(6)[6:]), (b"eXIf", exif(3)[6:]))
+            yield f"orientation: EXIF of a {home}: {form}", EXIF_HOMES[home](b"Exif\0\0" + data)
+    turned = (b"eXIf", exif(6)[6:])
+    for name, content in {
+        "EXIF of a PNG with a prefix": png_with("colours 8", (b"eXIf", exif(6))),
+        "EXIF of a PNG behind the pixels": png_with("colours 8", after=[turned]),
+        "EXIF of a PNG with a wrong checksum": damaged_crc(png_with("colours 8", turned), b"eXIf"),
+        "two EXIFs of a PNG": png_with("colours 8", turned, (b"eXIf", exif(3)[6:])),
+    }.items():
+        yield f"orientation: {name}", content
 
 
 # Colours that are said to be other ones than sRGB's

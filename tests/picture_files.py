@@ -152,11 +152,13 @@ def gif_frame(
     interlaced: bool = False,
     disposal: int = 0,
 ) -> bytes:
-    """A frame of a GIF: what controls it, its place, its own 16 colours if it has any, its pixels below 16."""
+    """A frame of a GIF: what controls it, its place, its own 16 colours if it has any, pixels below 16."""
     height, width = numbers.shape
     flags = disposal << 2 | (transparent is not None)
     control = b"!\xf9\4" + struct.pack("<BHBB", flags, 10, transparent or 0, 0)
-    place = struct.pack("<HHHHB", left, top, width, height, (0x83 if colours else 0) | (0x40 if interlaced else 0))
+    place = struct.pack(
+        "<HHHHB", left, top, width, height, (0x83 if colours else 0) | (0x40 if interlaced else 0)
+    )
     if interlaced:
         numbers = np.concatenate([numbers[0::8], numbers[4::8], numbers[2::4], numbers[1::2]])
     # Each pixel as a code of its own, and a fresh start before the codes would get wider than five bits.

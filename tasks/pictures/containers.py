@@ -5,6 +5,7 @@ before decoding, but for the orientation in EXIF; and the first frame of an anim
 with its place on the canvas. Everything here walks over bytes once and trusts no length.
 """
 
+import itertools
 import re
 import struct
 import zlib
@@ -167,53 +168,70 @@ def _chunks(content: bytes) -> Iterator[_Chunk]:
 
 
 def _png(content: bytes) -> Essence:
-    header, palette, transparent, exif, count = b"", b"", b"", b"", b""
-    pixels: list[bytes] = []
-    frame: tuple[int, ...] | None = None
-    framed: list[bytes] = []
-    behind = False
-    """Whether pixels came, and something else after them: what comes later is no part of them."""
-    for name, data, intact in _chunks(content):
-        if (name == b"IHDR") == bool(header) or (name == b"PLTE" and palette):
-            raise DamagedContainerError
-        if name == b"IHDR":
-            if not intact or len(data) != 13:
-                raise DamagedContainerError
-            header = data
-        elif name == b"PLTE" and not pixels:
-            if not intact or len(data) % 3 or not 3 <= len(data) <= 768:
-                raise DamagedContainerError
-            palette = data
-        elif name == b"tRNS" and not pixels and not transparent and intact:
-            transparent = data
-        elif name == b"eXIf" and not pixels and not exif and intact:
-            exif = data
-        elif name == b"acTL" and not pixels and not count and intact and len(data) == 8:
-            count = data
-        elif name == b"IDAT" and not behind:
-            pixels.append(data)
-        elif name == b"fcTL" and count and intact and len(data) == 26:
-            if frame is not None:
-                break  # the second frame
-            frame = struct.unpack(">4x4I6x", data)
-            if not pixels:
-                count = b""  # the pixels are the first frame themselves
-        elif name == b"fdAT" and count and frame is not None:
-            framed.append(data[4:])
-        elif name == b"IEND":
-            break
-        elif not name[0] & 0x20 and name not in (b"PLTE", b"IDAT"):
-            raise DamagedContainerError  # it says that no one may show it who does not know it
-        behind = bool(pixels) and name != b"IDAT"
-    if not header or not pixels:
+    before, pixels, after = _parts(content)
+    if not pixels:
         raise DamagedContainerError
-    canvas, place = None, (0, 0)
-    if framed and frame is not None and frame[0] and frame[1]:
-        canvas, place = struct.unpack(">II", header[:8]), frame[2:]
-        header, pixels = struct.pack(">II", *frame[:2]) + header[8:], framed
-    pieces = [(b"IHDR", header), (b"PLTE", palette), (b"tRNS", _transparent(header, palette, transparent))]
-    file = _png_of([*(piece for piece in pieces if piece[1]), (b"IDAT", b"".join(pixels))])
-    return Essence(file, orientation(exif), canvas, place)  # type: ignore[arg-type]
+    header, palette = before[b"IHDR"], before.get(b"PLTE", b"")
+    canvas: Size | None = None
+    place = (0, 0)
+    if len(before.get(b"acTL", b"")) == 8 and b"fcTL" not in before and (frame := _first_frame(after)):
+        # The pixels are for those who know no animations, and none of its frames.
+        (width, height, left, top), framed = frame
+        canvas, place = struct.unpack(">II", header[:8]), (left, top)
+        header, pixels = struct.pack(">II", width, height) + header[8:], framed
+    pieces = {
+        b"IHDR": header,
+        b"PLTE": palette,
+        b"tRNS": _transparent(header, palette, before.get(b"tRNS", b"")),
+        b"IDAT": pixels,
+    }
+    file = _png_of([(name, data) for name, data in pieces.items() if data])
+    return Essence(file, orientation(before.get(b"eXIf", b"")), canvas, place)
+
+
+def _parts(content: bytes) -> tuple[dict[bytes, bytes], bytes, list[_Chunk]]:
+    """The first intact chunk of each name before the pixels, the pixels, and what comes after them."""
+    before: dict[bytes, bytes] = {}
+    pixels: list[bytes] = []
+    after: list[_Chunk] = []
+    for chunk in _chunks(content):
+        if chunk.name == b"IEND":
+            break
+        if (chunk.name == b"IHDR") == (b"IHDR" in before) or _cannot_be(chunk, before):
+            raise DamagedContainerError
+        if chunk.name == b"IDAT" and not after:
+            pixels.append(chunk.data)
+        elif pixels:
+            after.append(chunk)
+        elif chunk.intact:
+            before.setdefault(chunk.name, chunk.data)
+    return before, b"".join(pixels), after
+
+
+def _cannot_be(chunk: _Chunk, before: dict[bytes, bytes]) -> bool:
+    """Whether this is a chunk that pixels depend on, and not as it has to be."""
+    match chunk.name:
+        case b"IDAT":
+            return False
+        case b"IHDR":
+            return not chunk.intact or len(chunk.data) != 13
+        case b"PLTE":
+            sizes = range(3, 769, 3)
+            return not chunk.intact or len(chunk.data) not in sizes or b"PLTE" in before
+    # A small letter begins the names of those that may be left out.
+    return not chunk.name[0] & 0x20
+
+
+def _first_frame(after: list[_Chunk]) -> tuple[tuple[int, int, int, int], bytes] | None:
+    """Width, height, column, row, and pixels of the first frame of an animation."""
+    control = next((chunk for chunk in after if chunk.name == b"fcTL"), None)
+    if control is None or not control.intact or len(control.data) != 26:
+        return None
+    following = after[after.index(control) + 1 :]
+    pieces = itertools.takewhile(lambda chunk: chunk.name != b"fcTL", following)
+    pixels = b"".join(chunk.data[4:] for chunk in pieces if chunk.name == b"fdAT")
+    width, height, left, top = struct.unpack(">4x4I6x", control.data)
+    return ((width, height, left, top), pixels) if width and height and pixels else None
 
 
 def _transparent(header: bytes, palette: bytes, data: bytes) -> bytes:
@@ -226,7 +244,9 @@ def _transparent(header: bytes, palette: bytes, data: bytes) -> bytes:
         return b""
     values = struct.unpack_from(f">{length // 2}H", data)
     if colour == _GREY and depth < 8:
-        values = tuple(value % (1 << depth) * (255 // ((1 << depth) - 1) if depth > 1 else 1) for value in values)
+        values = tuple(
+            value % (1 << depth) * (255 // ((1 << depth) - 1) if depth > 1 else 1) for value in values
+        )
     return struct.pack(f">{len(values)}H", *values)
 
 
@@ -351,7 +371,9 @@ def _gif(content: bytes) -> Essence:
         content[at + 10 : end],
         b";" if end <= len(content) else b"",
     ]
-    return Essence(b"".join(pieces), UPRIGHT, (max(width, left + columns), max(height, top + rows)), (left, top))
+    return Essence(
+        b"".join(pieces), UPRIGHT, (max(width, left + columns), max(height, top + rows)), (left, top)
+    )
 
 
 def _end_of_blocks(content: bytes, at: int) -> int:

@@ -34,7 +34,8 @@ DONE = "done"
 """The tensor is in its slot."""
 
 INCOMPLETE = "incomplete"
-"""So it is, but without the last rows of its picture. Any other answer is a status, a space and the reason."""
+"""So it is, but without the last rows of its picture. Any other answer is a status, a space and the
+reason."""
 
 
 def serve(memory: int, max_pixels: int, max_memory: int, seconds: float) -> None:

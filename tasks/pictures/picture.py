@@ -187,8 +187,8 @@ def decode(content: bytes, max_pixels: int) -> Picture:
 def to_tensor(picture: Picture, tensor: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
     """Resize with padding as the contract says.
 
-    It is `tf.image.resize_with_pad(rgb, 299, 299) / 255`, each value within 1e-4: bilinear without antialiasing,
-    between the positions that TensorFlow computes.
+    It is `tf.image.resize_with_pad(rgb, 299, 299) / 255`, each value within 1e-4: bilinear without
+    antialiasing, between the positions that TensorFlow computes.
 
     Args:
         picture: as `decode` gives it.
@@ -216,9 +216,7 @@ def to_tensor(picture: Picture, tensor: NDArray[np.float32] | None = None) -> ND
         stop = min(start + _ROWS_AT_ONCE, len(rows.position))
         first, last = int(rows.position[start]), math.ceil(rows.position[stop - 1])
         band = source[first : last + 1].astype(np.float32, order="C")
-        cv2.remap(
-            band, across[: stop - start], down[start:stop], cv2.INTER_LINEAR, dst=inside[start:stop]
-        )
+        cv2.remap(band, across[: stop - start], down[start:stop], cv2.INTER_LINEAR, dst=inside[start:stop])
     tensor *= np.float32(1 / 255)
     return tensor
 
@@ -319,7 +317,9 @@ def _jpeg_at_once(image: Image.Image, content: bytes) -> Pixels | None:
         )
     except cv2.error:
         return None
-    return rgb if rgb is not None and rgb.shape == (*image.size[::-1], 3) else None
+    if rgb is None or rgb.shape != (*image.size[::-1], 3):
+        return None
+    return rgb.astype(np.uint8, copy=False)
 
 
 def _deep_and_transparent(image: Image.Image, content: bytes) -> Pixels | None:
@@ -332,7 +332,7 @@ def _deep_and_transparent(image: Image.Image, content: bytes) -> Pixels | None:
     deep = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_UNCHANGED)
     if deep is None or deep.shape != (*image.size[::-1], 4):
         return None
-    rgb = (deep[:, :, 2::-1] >> 8).astype(np.uint8)
+    rgb: Pixels = (deep.astype(np.uint16, copy=False)[:, :, 2::-1] >> 8).astype(np.uint8)
     rgb[deep[:, :, 3] == 0] = 255
     return rgb
 
@@ -367,8 +367,8 @@ def _may_lack_rows(image: Image.Image) -> bool:
 def _as_far_as_it_goes(content: bytes) -> Image.Image | None:
     """A JPEG whose file ends early, as browsers show it; None where too few of its rows are there.
 
-    It is decoded twice, and what is there is the same: a baseline JPEG over white and over black, since rows that
-    are missing stay white; a progressive one, which is a little coarse there, with nothing behind its end and with
+    It is decoded twice, and what is there is the same: a baseline JPEG over white and over black, since rows
+    that are missing stay white; a progressive one, coarse where it ends, with nothing behind its end and with
     noise.
     """
     if containers.ends_in_its_last_scan(content):
@@ -399,7 +399,7 @@ def _decoded(content: bytes, ink: int = 255) -> Image.Image | None:
 
 def _on_canvas(frame: Image.Image, found: Essence) -> Image.Image:
     """The first frame of an animation where it lies, with nothing, so white, around it."""
-    if found.canvas in (None, frame.size) and found.place == (0, 0):
+    if found.canvas is None or (found.canvas == frame.size and found.place == (0, 0)):
         return frame
     canvas = Image.new("RGB", found.canvas, "white")
     with _damage_is_corrupt():

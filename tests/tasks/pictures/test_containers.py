@@ -18,7 +18,14 @@ from tests.picture_corpus import SCENE, everything, exifs, png_with
 from tests.picture_files import exif, png_of, png_rows
 
 CORPUS = everything()
-BEGINNINGS = [b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF\x40\0\0\0WEBP", b"GIF89a", b"BM", b"\0\0\0\x1cftypavif"]
+BEGINNINGS = [
+    b"\xff\xd8\xff",
+    b"\x89PNG\r\n\x1a\n",
+    b"RIFF\x40\0\0\0WEBP",
+    b"GIF89a",
+    b"BM",
+    b"\0\0\0\x1cftypavif",
+]
 
 
 @pytest.mark.parametrize("number", range(1, 9))
@@ -111,11 +118,14 @@ def test_no_bytes_take_long(make: Callable[[int], bytes]) -> None:
 def test_rows_are_counted_as_far_as_they_are_there() -> None:
     rows = png_rows(SCENE)
     header = struct.pack(">IIBBBBB", 44, 28, 8, 2, 0, 0, 0)
+
     def with_rows(data: bytes) -> bytes:
         return png_of([(b"IHDR", header), (b"IDAT", data), (b"IEND", b"")])
 
     assert png_with_all_rows(with_rows(zlib.compress(rows))) == with_rows(zlib.compress(rows, 0))
     assert png_with_all_rows(with_rows(zlib.compress(rows)[:-4])) == with_rows(zlib.compress(rows, 0))
     assert png_with_all_rows(with_rows(zlib.compress(rows[:-1]))) is None
-    assert png_with_all_rows(with_rows(zlib.compress(rows + bytes(10**7)))) == with_rows(zlib.compress(rows, 0))
+    assert png_with_all_rows(with_rows(zlib.compress(rows + bytes(10**7)))) == with_rows(
+        zlib.compress(rows, 0)
+    )
     assert png_with_all_rows(with_rows(b"x\x9cno deflate")) is None
