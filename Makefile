@@ -9,7 +9,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 SHOP := $(if $(IMAGES),--images "$(IMAGES)")
 
-.PHONY: help demo up down test bench torture pictures lint model browser lock
+.PHONY: help demo up down test bench torture comparison pictures lint model browser lock
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -24,13 +24,16 @@ down: $(INSTALLED)  ## end what up started
 	@$(BIN)/python -m local_stack.up --down
 
 test: model browser lint  ## every check and every test; ARGS goes to pytest
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 bench: model  ## measure the README's figures and write them there; ARGS names some of them
 	$(BIN)/python -m benchmarks --record $(ARGS)
 
 torture: model  ## kill stages and tasks at random moments, 60 times and more, and compare the index
 	$(BIN)/python -m tests.torture $(ARGS)
+
+comparison: $(INSTALLED) browser  ## compare every kind of picture with Chromium, and write docs/chromium.md
+	$(BIN)/python -m tests.chromium_pictures
 
 pictures: model browser  ## take the README's pictures of the pages, on a new shop of drawn garments
 	@$(BIN)/python -m local_stack.pictures

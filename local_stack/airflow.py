@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets
+import shutil
 import sys
 import time
 from collections import Counter
@@ -21,6 +22,7 @@ import psutil
 import requests
 
 from local_stack.process import Server, free_port, require_free, stop_group
+from tasks import files
 from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.settings import REPOSITORY
 
@@ -278,11 +280,27 @@ class Airflow:
                 return progress
 
     def _migrate(self) -> None:
-        """Bring the database to the installed Airflow, which takes seconds also when it is there already."""
+        """Bring the database to the installed Airflow, which takes seconds also when it is there already.
+
+        A new one is a copy of the first that was made so: nothing in it is of one Airflow alone yet.
+        """
         version = importlib.metadata.version("apache-airflow-core")
         done = self.home / "migrated"
         if done.exists() and done.read_text() == version:
             return
+        database = self.home / "airflow.db"
+        migrated = REPOSITORY / "var" / f"airflow-{version}.db"
+        if not database.exists() and migrated.exists():
+            shutil.copy(migrated, database)
+        else:
+            is_new = not database.exists()
+            self._run_migration()
+            if is_new:
+                with files.atomic_write(migrated) as temporary:
+                    shutil.copy(database, temporary)
+        done.write_text(version)
+
+    def _run_migration(self) -> None:
         migration = self._start_server("db-migrate", ["db", "migrate"])
         try:
             if migration.process.wait() != 0:
@@ -291,7 +309,6 @@ class Airflow:
                 )
         finally:
             migration.stop()
-        done.write_text(version)
 
     def _start_servers(self) -> None:
         started = datetime.now(UTC)

@@ -50,7 +50,9 @@ class Elasticsearch:
         self.url = url
 
     @classmethod
-    def start(cls, data: Path, log: Path, *, port: int | None = None, heap: str = "512m") -> "Elasticsearch":
+    def start(
+        cls, data: Path, log: Path, *, port: int | None = None, heap: str = "512m", brief: bool = False
+    ) -> "Elasticsearch":
         """Start a server on the loopback interface and wait until it takes requests.
 
         Args:
@@ -59,6 +61,8 @@ class Elasticsearch:
             log: what the server prints is appended here.
             port: None takes any free one.
             heap: the memory of its Java heap, as Java spells it; the process needs about as much again.
+            brief: it will live for minutes, too short for Java's thorough compiler to pay: a start takes half
+                the CPU, and searching many vectors is slower.
 
         Raises:
             ConfigurationError: the port is taken, the data is in use, no Java serves, or the server's
@@ -83,7 +87,7 @@ class Elasticsearch:
                 "ES_JAVA_HOME": str(java),
                 "ES_PATH_CONF": str(data / "config"),
                 "ES_TMPDIR": str(data / "tmp"),
-                "ES_JAVA_OPTS": f"-Xms{heap} -Xmx{heap}",
+                "ES_JAVA_OPTS": f"-Xms{heap} -Xmx{heap}" + " -XX:TieredStopAtLevel=1" * brief,
                 # The launcher, a Java of its own, would leave an empty folder in /tmp at every start.
                 "JDK_JAVA_OPTIONS": f'"-Djava.io.tmpdir={data / "tmp"}"',
             },

@@ -31,11 +31,15 @@ def interrupt_when_told_to_end() -> None:
 
 
 def free_port() -> int:
-    """A TCP port of the loopback interface that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A TCP port of the loopback interface that is kept for a server for the next minute."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+        # Of a connection that this side ends first, the port lingers for a minute: only who names it gets it,
+        # neither another one who wants any port, nor a connection that goes out.
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            server.accept()[0].close()
+            client.recv(1)
+    return port
 
 
 def port_from_environment(variable: str, default: int) -> int:

@@ -19,15 +19,20 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from itertools import count
+from itertools import count, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
 from zoneinfo import ZoneInfo
 
-from local_stack.garments import CATEGORIES, draw
+import numpy as np
+import PIL
+
+from local_stack import drawing, garments
+from local_stack.garments import CATEGORIES, Photograph, draw
 from local_stack.process import free_port, require_free
 from tasks.errors import ConfigurationError, ServiceUnavailableError
+from tasks.settings import REPOSITORY
 
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
@@ -472,7 +477,7 @@ def _draw_all(items: Sequence[Item], pictures: Path) -> list[Item]:
     # Spawned, not forked: whoever calls this may have threads.
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(os.cpu_count(), mp_context=spawn) as pool:
-        drawn = list(pool.map(_draw_one, items, seeds, [pictures] * len(items), chunksize=8))
+        drawn = list(pool.map(_draw_one, items, seeds, repeat(pictures), repeat(_kept()), chunksize=8))
     flaws = [""] * (len(items) - 3) + [" (picture missing)", " (picture corrupt)", " (no document)"]
     return [
         replace(item, item_name=f"{name} no. {number}{flaw}", img_path=img_path)
@@ -482,12 +487,32 @@ def _draw_all(items: Sequence[Item], pictures: Path) -> list[Item]:
     ]
 
 
-def _draw_one(item: Item, seed: int, pictures: Path) -> tuple[str, str]:
+def _draw_one(item: Item, seed: int, pictures: Path, kept: Path) -> tuple[str, str]:
     """Draw an item's picture; returns its name and its path below the pictures."""
-    photograph = draw(item.category_id, seed)
+    photograph = _drawn(item.category_id, seed, kept)
     img_path = f"{CATEGORIES[item.category_id]}/{item.item_id}.{photograph.extension}"
     (pictures / img_path).write_bytes(photograph.data)
     return photograph.name, img_path
+
+
+def _kept() -> Path:
+    """Where drawn pictures are kept for the next shop, by what draws them."""
+    code = b"".join(Path(str(module.__file__)).read_bytes() for module in (drawing, garments))
+    digest = hashlib.sha256(code + PIL.__version__.encode() + np.__version__.encode())
+    return REPOSITORY / "var" / "drawn" / digest.hexdigest()[:16]
+
+
+def _drawn(category_id: str, seed: int, kept: Path) -> Photograph:
+    """A picture, which is only drawn where it is not kept: that takes a tenth of a second."""
+    file = kept / f"{category_id}-{seed}"
+    try:
+        name, extension, data = file.read_bytes().split(b"\n", 2)
+        return Photograph(name.decode(), data, extension.decode())
+    except FileNotFoundError:
+        photograph = draw(category_id, seed)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _write_whole(file, f"{photograph.name}\n{photograph.extension}\n".encode() + photograph.data)
+        return photograph
 
 
 def _cut_short(picture: Path) -> None:

@@ -1,21 +1,29 @@
-"""The servers that tests share, each started when the first test asks for it, and the network guard."""
+"""The servers that tests share, each started when the first test asks for it; the network guard; and what two
+processes of tests (pytest-xdist's workers, `-n 2`) have for themselves."""
 
 import ipaddress
 import logging
+import os
 import shutil
+import signal
 import socket
 import tempfile
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from pycurl import SOCKET_BAD
+from xdist import is_xdist_controller
 
 from local_stack.process import interrupt_when_told_to_end
 from tasks.fetching.client import Transfer
 from tasks.shop.connections import Services
+from tests.shared_server import shared
 from tests.shop_fixtures import (
     CatalogueBuilder,
     SmallShop,
@@ -30,9 +38,76 @@ if TYPE_CHECKING:
 SHOP_PHOTOS = Path(__file__).resolve().parents[2] / "shared" / "data" / "shop"
 
 
-def pytest_configure() -> None:
+ONE_PROCESS = ("airflow", "model", "browser")
+"""Marks of tests that share a server or a model: a second process would start it again. The longest first."""
+PATIENCE = 60
+"""Seconds that an interrupted worker has for ending its servers."""
+
+
+def pytest_configure(config: pytest.Config) -> None:
     """Else the servers would go on without us."""
     interrupt_when_told_to_end()
+    worker: dict[str, str] | None = getattr(config, "workerinput", None)
+    if worker is not None:
+        # Once: pytest-xdist, too, interrupts a worker that is about to end.
+        signal.signal(signal.SIGINT, _interrupt_once)
+        signal.signal(signal.SIGTERM, _interrupt_once)
+        _use_folder(Path(worker["temporary_files"]))
+        config.add_cleanup(lambda: shutil.rmtree(worker["temporary_files"]))
+
+
+def _interrupt_once(*_: object) -> None:
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _use_folder(folder: Path) -> None:
+    """Temporary files, locks among them, go there from now on, those of programs that we start too."""
+    os.environ["TMPDIR"] = str(folder)
+    tempfile.tempdir = None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """Called where pytest-xdist starts a worker: it gets a folder, which is gone once it has ended."""
+    folder = Path(tempfile.mkdtemp(prefix="tests-"))
+    folder.chmod(0o755)  # PostgreSQL's user has to get through
+    node.workerinput["temporary_files"] = str(folder)
+    node.config.stash.setdefault(FOLDERS, []).append(folder)
+    node.config.add_cleanup(lambda: shutil.rmtree(folder, ignore_errors=True))  # where the worker was killed
+
+
+FOLDERS = pytest.StashKey[list[Path]]()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Let workers end their servers: pytest-xdist, when interrupted, gives them ten seconds."""
+    if exitstatus == pytest.ExitCode.INTERRUPTED and is_xdist_controller(session):
+        for worker in psutil.Process().children():
+            worker.terminate()
+        until = time.monotonic() + PATIENCE
+        while any(folder.exists() for folder in session.config.stash[FOLDERS]) and time.monotonic() < until:
+            time.sleep(0.1)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Two workers begin with what one of them has to do alone; the rest fills their time."""
+    for item in items:
+        for name in ONE_PROCESS:
+            if item.get_closest_marker(name):
+                item.add_marker(pytest.mark.xdist_group(name))
+    if hasattr(config, "workerinput"):
+        items.sort(key=_turn)
+
+
+def _turn(item: pytest.Item) -> int:
+    group = item.get_closest_marker("xdist_group")
+    if group and group.args[0] in ONE_PROCESS:
+        return ONE_PROCESS.index(group.args[0])
+    return len(ONE_PROCESS) + (group is None and item.get_closest_marker("slow") is None)
 
 
 # Of function scope: pytest sets up what the session shares before it, so that fetching the server is
@@ -76,19 +151,30 @@ def _is_loopback(host: str) -> bool:
 
 
 @pytest.fixture(scope="session")
-def elasticsearch_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def elasticsearch_url(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
     """A running Elasticsearch: the one of ELASTICSEARCH_URL, or the official server started for us."""
-    from local_stack.elasticsearch import Elasticsearch, data_folder, server_url_from_environment
+    from local_stack.elasticsearch import server_url_from_environment
 
     if url := server_url_from_environment():
         yield url
         return
-    shop = tmp_path_factory.mktemp("shop")
-    data = data_folder(shop)
-    server = Elasticsearch.start(data, shop / "elasticsearch.log")
-    yield server.url
-    server.stop()
-    shutil.rmtree(data)
+    ours = tmp_path_factory.getbasetemp()
+    folder = ours if worker_id == "master" else ours.parent
+    with shared(folder / "elasticsearch", _running_elasticsearch) as url:
+        yield url
+
+
+@contextmanager
+def _running_elasticsearch(folder: Path) -> Iterator[str]:
+    from local_stack.elasticsearch import Elasticsearch, data_folder
+
+    data = data_folder(folder)
+    server = Elasticsearch.start(data, folder / "elasticsearch.log", brief=True)
+    try:
+        yield server.url
+    finally:
+        server.stop()
+        shutil.rmtree(data)
 
 
 @pytest.fixture(scope="session")

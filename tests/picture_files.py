@@ -13,6 +13,10 @@ from PIL import Image
 Pixels = NDArray[np.uint8]
 
 
+CLOSE = 1e-4
+"""How far the contract lets each value of a tensor be from TensorFlow's."""
+
+
 def resized_with_pad(rgb: Pixels) -> NDArray[np.float32]:
     """The tensor of these pixels as the contract names it, from TensorFlow itself."""
     import tensorflow as tf
@@ -74,18 +78,39 @@ def png_rows(samples: NDArray[Any]) -> bytes:
     return b"".join(b"\0" + row.tobytes() for row in big_endian)
 
 
+ADAM7 = [
+    (0, 0, 8, 8),
+    (0, 4, 8, 8),
+    (4, 0, 8, 4),
+    (0, 2, 4, 4),
+    (2, 0, 4, 2),
+    (0, 1, 2, 2),
+    (1, 0, 2, 1),
+]
+"""The passes of an interlaced PNG: first row and column, steps down and to the right."""
+
+
 def adam7_rows(samples: Pixels) -> bytes:
     """As `png_rows`, in the seven passes of an interlaced PNG, each with the pixels of its own grid."""
-    passes = [
-        (0, 0, 8, 8),
-        (0, 4, 8, 8),
-        (4, 0, 8, 4),
-        (0, 2, 4, 4),
-        (2, 0, 4, 2),
-        (0, 1, 2, 2),
-        (1, 0, 2, 1),
-    ]
-    return b"".join(png_rows(samples[top::down, left::right]) for top, left, down, right in passes)
+    return b"".join(png_rows(samples[top::down, left::right]) for top, left, down, right in ADAM7)
+
+
+def png_samples(samples: NDArray[Any], depth: int, interlaced: bool = False) -> bytes:
+    """The rows of a PNG of any depth; samples are [height, width] or [height, width, channels]."""
+
+    def rows(part: NDArray[Any]) -> bytes:
+        if part.size == 0:
+            return b""
+        if depth == 16:
+            return png_rows(part.astype(np.uint16))
+        if depth == 8:
+            return png_rows(part.astype(np.uint8))
+        bits = part.astype(np.uint8)[:, :, None] >> np.arange(depth - 1, -1, -1) & 1
+        return png_rows(np.packbits(bits.astype(np.uint8).reshape(len(part), -1), axis=1))
+
+    if not interlaced:
+        return rows(samples)
+    return b"".join(rows(samples[top::down, left::right]) for top, left, down, right in ADAM7)
 
 
 def bmp(
@@ -109,6 +134,42 @@ def gif_with_sizes(screen: tuple[int, int], frame: tuple[int, int]) -> bytes:
     """A GIF whose screen and only frame have these sizes, and that has the data of one pixel."""
     file = b"GIF89a" + struct.pack("<HHBBB", *screen, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff"
     return file + b"," + struct.pack("<HHHHB", 0, 0, *frame, 0) + b"\x02\x02\x4c\x01\x00;"
+
+
+def gif(size: tuple[int, int], colours: bytes, frames: Sequence[bytes], background: int = 0) -> bytes:
+    """A GIF of these frames; `colours` are 16 of three bytes, or none at all."""
+    screen = struct.pack("<HHBBB", *size, 0xF3 if colours else 0x70, background, 0)
+    return b"GIF89a" + screen + colours + b"".join(frames) + b";"
+
+
+def gif_frame(
+    numbers: Pixels,
+    left: int,
+    top: int,
+    transparent: int | None,
+    colours: bytes = b"",
+    *,
+    interlaced: bool = False,
+    disposal: int = 0,
+) -> bytes:
+    """A frame of a GIF: what controls it, its place, its own 16 colours if it has any, pixels below 16."""
+    height, width = numbers.shape
+    flags = disposal << 2 | (transparent is not None)
+    control = b"!\xf9\4" + struct.pack("<BHBB", flags, 10, transparent or 0, 0)
+    place = struct.pack(
+        "<HHHHB", left, top, width, height, (0x83 if colours else 0) | (0x40 if interlaced else 0)
+    )
+    if interlaced:
+        numbers = np.concatenate([numbers[0::8], numbers[4::8], numbers[2::4], numbers[1::2]])
+    # Each pixel as a code of its own, and a fresh start before the codes would get wider than five bits.
+    bits: list[int] = []
+    for count, number in enumerate(numbers.ravel().tolist()):
+        for code in ([16] if count % 14 == 0 else []) + [number]:
+            bits += [code >> bit & 1 for bit in range(5)]
+    bits += [17 >> bit & 1 for bit in range(5)]
+    data = np.packbits(bits, bitorder="little").tobytes()
+    blocks = b"".join(bytes([len(data[i : i + 255])]) + data[i : i + 255] for i in range(0, len(data), 255))
+    return control + b"," + place + colours + b"\4" + blocks + b"\0"
 
 
 def riff_chunk(name: bytes, data: bytes) -> bytes:

@@ -1,8 +1,12 @@
 """A small shop for the tests of the stages: a catalogue in SQLite or PostgreSQL, documents as the core
 server writes them, and chunks whose pictures and features a test chooses."""
 
+import fcntl
 import hashlib
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -245,10 +249,17 @@ def write_packs(chunk: Chunk, pictures: "Mapping[str | None, np.ndarray | Status
 
 
 def remember_model(data_dir: Path) -> None:
-    """Give a data dir what `make model` found out about the model, which would take ten seconds again."""
-    digests = REPOSITORY / "var" / "weight_digests"
-    if digests.is_dir():
-        shutil.copytree(digests, data_dir / "weight_digests")
+    """Give a data dir what a first run finds out about the model, which would take half a minute of CPU."""
+    met = REPOSITORY / "var" / "met_model"
+    met.mkdir(parents=True, exist_ok=True)
+    with (met.parent / ".met_model").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the other worker may be at it
+        if not (met / "frozen_graphs").is_dir():
+            program = "from tasks.inference import model; model.load(model.Settings.load())"
+            environment = os.environ | {"FEATURES_DATA_DIR": str(met)}
+            # A process of its own: TensorFlow stays in the one that imported it.
+            subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, env=environment, check=True)
+    shutil.copytree(met, data_dir, dirs_exist_ok=True)
 
 
 def url_of(item_id: str) -> str:

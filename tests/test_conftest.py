@@ -1,8 +1,10 @@
 import contextlib
+import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import psutil
@@ -11,13 +13,17 @@ import sqlalchemy
 
 from tasks.settings import REPOSITORY
 
-ENDED_BY_SIGTERM = """
+ENDED_BY_SIGNAL = """
 import time
+from pathlib import Path
+import pytest
 import sqlalchemy
 
-def test_that_is_ended(postgres_url):
+@pytest.mark.parametrize("number", range(4))
+def test_that_is_ended(postgres_url, number):
     with sqlalchemy.create_engine(postgres_url).connect() as connection:
-        print("data in", connection.scalar(sqlalchemy.text("show data_directory")), flush=True)
+        folder = connection.scalar(sqlalchemy.text("show data_directory"))
+    Path(__file__).with_name(f"runs-{number}").write_text(folder)
     time.sleep(60)
 """
 
@@ -43,21 +49,48 @@ def test_postgres_answers(postgres_url: str):
         )
 
 
-def test_sigterm_leaves_no_server_running(tmp_path: Path):
-    (tmp_path / "test_ended.py").write_text(ENDED_BY_SIGTERM)
-    command = [sys.executable, "-m", "pytest", "-s", "-p", "tests.conftest", f"--rootdir={tmp_path}"]
-    with subprocess.Popen(
-        [*command, tmp_path / "test_ended.py"], stdout=subprocess.PIPE, text=True, cwd=REPOSITORY
-    ) as tests:
-        folder = next(line for line in tests.stdout if "data in " in line).split()[-1]
-        assert _servers_of(folder)
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("workers", "told"),
+    [(0, signal.SIGTERM), (2, signal.SIGTERM), (2, signal.SIGINT)],
+    ids=["one process", "two workers", "two workers by Ctrl-C"],
+)
+def test_no_server_is_left_running(tmp_path: Path, workers: int, told: signal.Signals):
+    (tmp_path / "test_ended.py").write_text(ENDED_BY_SIGNAL)
+    command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", f"--rootdir={tmp_path}", "-n", workers]
+    with (
+        (tmp_path / "log").open("w") as log,
+        subprocess.Popen(
+            [*map(str, command), tmp_path / "test_ended.py"],
+            stdout=log,
+            cwd=REPOSITORY,
+            # Tests in the background of a shell ignore Ctrl-C, and what they start would too.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+            start_new_session=True,
+        ) as tests,
+    ):
+        folders = _folders(tmp_path, max(1, workers), tests)
+        assert all(_servers_of(folder) for folder in folders)
+        if told == signal.SIGINT:
+            os.killpg(tests.pid, told)  # as a terminal does
+            tests.wait(60)
         for _ in range(300):  # again and again, while it ends its servers
             tests.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                tests.communicate(timeout=0.1)
+                tests.wait(0.1)
                 break
     assert tests.returncode == pytest.ExitCode.INTERRUPTED
-    assert not _servers_of(folder)
+    assert not any(_servers_of(folder) for folder in folders)
+
+
+def _folders(tmp_path: Path, count: int, tests: subprocess.Popen[bytes]) -> list[str]:
+    """The data of so many servers, once they run."""
+    until = time.monotonic() + 120
+    while len(begun := [path for path in tmp_path.glob("runs-*") if path.read_text()]) < count:
+        assert tests.poll() is None, (tmp_path / "log").read_text()
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    return [path.read_text() for path in begun]
 
 
 def _servers_of(folder: str) -> list[psutil.Process]:

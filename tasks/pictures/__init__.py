@@ -5,4 +5,5 @@
 | `decoders` | a pool of decoder processes, each of which a hostile picture may take with it |
 | `decoder_process` | one of them |
 | `picture` | decodes one picture and fits it into the network's square |
+| `containers` | what of a file makes its pixels, and what only stands beside them |
 """

@@ -31,7 +31,11 @@ READY = "ready"
 """The first answer: it has started and its limits hold."""
 
 DONE = "done"
-"""The tensor is in its slot. Any other answer is a status, a space and the reason."""
+"""The tensor is in its slot."""
+
+INCOMPLETE = "incomplete"
+"""So it is, but without the last rows of its picture. Any other answer is a status, a space and the
+reason."""
 
 
 def serve(memory: int, max_pixels: int, max_memory: int, seconds: float) -> None:
@@ -44,9 +48,13 @@ def serve(memory: int, max_pixels: int, max_memory: int, seconds: float) -> None
         seconds: to decode one picture; this process ends after them, with or without its parent.
     """
     tensors = np.frombuffer(mmap.mmap(memory, 0), np.float32).reshape(-1, SIDE, SIDE, 3)
-    # What a library prints must not be taken for an answer.
+    # What libraries print must neither be taken for an answer nor fill the log, as libjpeg does with each
+    # picture that it minds; what Python says goes there.
     answers = os.dup(1)
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.stderr = os.fdopen(os.dup(2), "w")
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 1)
+    os.dup2(nowhere, 2)
     warnings.simplefilter("ignore")
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which then ends us
     signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # without a parent there is nobody to complain to
@@ -72,12 +80,13 @@ def serve(memory: int, max_pixels: int, max_memory: int, seconds: float) -> None
 
 def _decoded(content: bytes, tensor: NDArray[np.float32], max_pixels: int, max_memory: int) -> str:
     try:
-        to_tensor(decode(content, max_pixels), tensor)
+        picture = decode(content, max_pixels)
+        to_tensor(picture, tensor)
     except BadPictureError as error:
         return f"{error.status} {error.reason}"
     except MemoryError:
         return f"{Status.CORRUPT} decoding it needs more than {max_memory // 1_000_000} MB"
-    return DONE
+    return INCOMPLETE if picture.incomplete else DONE
 
 
 def _answer(answers: int, words: str) -> None:

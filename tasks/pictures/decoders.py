@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from tasks.errors import ServiceUnavailableError
 from tasks.machine import cores
-from tasks.pictures.decoder_process import ANSWER_BYTES, DONE, PIPE_BYTES, READY, REQUEST
+from tasks.pictures.decoder_process import ANSWER_BYTES, DONE, INCOMPLETE, PIPE_BYTES, READY, REQUEST
 from tasks.pictures.picture import SIDE, BadPictureError
 from tasks.settings import REPOSITORY, Settings
 from tasks.statuses import Status
@@ -45,7 +45,8 @@ _STARTS = 3
 
 _START_SECONDS = 60.0
 
-_BASE_MEMORY = 500_000_000
+_BASE_MEMORY = 675_000_000
+"""Bytes, of which OpenCV's libraries are 173 million that are mapped and hardly touched."""
 _MEMORY_A_PIXEL = 32
 """Bytes; the hungriest decoder, WebP's, takes half of it."""
 
@@ -72,6 +73,8 @@ class Decoders:
         # What lost decoders had: what they were at may be to blame, what waited behind it is not.
         self._suspects: deque[_Picture] = deque()
         self._returned: deque[_Picture] = deque()
+        self.incomplete: set[str] = set()
+        """Keys of pictures decoded without their last rows, which their files lack."""
 
     def __enter__(self) -> Self:
         try:
@@ -164,8 +167,10 @@ class Decoders:
         if word == READY and not decoder.ready:
             decoder.ready = True
             self._failed_starts = 0
-        elif decoder.ready and decoder.work and (word == DONE or word in _REFUSALS):
+        elif decoder.ready and decoder.work and (word in (DONE, INCOMPLETE) or word in _REFUSALS):
             picture, slot = decoder.work.popleft()
+            if word == INCOMPLETE:
+                self.incomplete.add(picture.key)
             try:
                 refusal = _REFUSALS.get(word)
                 yield picture.key, BadPictureError(refusal, reason) if refusal else decoder.tensors[slot]

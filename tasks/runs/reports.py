@@ -136,6 +136,8 @@ def described(report: dict[str, Any]) -> str:
     for failure in report.get("failures", [])[:_SHOWN_FAILURES]:
         reason = f": {failure['reason']}" if failure["reason"] else ""
         lines.append(f"    {failure['item_id']}  {failure['status']}{reason}")
+    if incomplete := report.get("incomplete_pictures"):
+        lines.append(f"pictures without their last rows, computed as browsers show them: {incomplete}")
     for stage, measured in report.get("stages", {}).items():
         if measured["items"] and measured["items_per_second"]:
             what = "images/s" if stage in ("download", "extract") else "items/s"

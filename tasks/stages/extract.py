@@ -42,7 +42,8 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
 
     Returns:
         The stage's statistics: pictures, computed, seconds of work, seconds waited for the device, and
-        where the model was needed precision, device and `time_breakdown`: starting,
+        where the model was needed precision, device, incomplete (how many of those computed lacked their
+        last rows) and `time_breakdown`: starting,
         waiting for the device, waiting for pictures, computing; and decoding, the CPU seconds of the
         decoders beside them.
 
@@ -94,6 +95,7 @@ def _compute(
     pack.statistics |= {
         "precision": model.precision,
         "device": model.device,
+        "incomplete": len(decoders.incomplete - known),
         "time_breakdown": {
             "starting": asked - started,
             "waiting for the device": pack.statistics["waited"],

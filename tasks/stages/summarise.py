@@ -157,7 +157,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
     """Bytes, precision and each stage's work over all chunks, from the packs' own statistics."""
     stages: dict[str, Any] = {"plan": _rate(plan.planned, plan.seconds) | _breakdown(plan.time_breakdown)}
     precisions, devices = set(), set()
-    total_bytes = requests = 0
+    total_bytes = requests = incomplete = 0
     for stage, file in zip(reports.STAGES, ("pictures", "features", "outcomes"), strict=True):
         items, seconds = 0, 0.0
         waited: list[float] = []
@@ -172,6 +172,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
                 breakdown.update(statistics.get("time_breakdown", {}))
                 total_bytes += statistics.get("bytes", 0)
                 requests += statistics.get("requests", 0)
+                incomplete += statistics.get("incomplete", 0)
                 precisions.add(statistics.get("precision"))
                 devices.add(statistics.get("device"))
         stages[stage] = _rate(items, seconds) | _breakdown(breakdown)
@@ -180,6 +181,7 @@ def _measured(plan: Plan) -> dict[str, Any]:
     return {
         "bytes": total_bytes,
         "requests": requests,
+        "incomplete_pictures": incomplete,
         "chunks": len(plan.chunks),
         "precision": ", ".join(sorted(filter(None, precisions))) or None,
         "device": ", ".join(sorted(filter(None, devices))) or None,

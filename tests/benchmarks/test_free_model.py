@@ -1,11 +1,14 @@
 """The model that costs nothing gives features that count as such."""
 
 import numpy as np
+import pytest
 
 from benchmarks import free_model
 from benchmarks.model_alone import pace
 from tasks.inference import model
 from tasks.settings import Settings
+
+pytestmark = pytest.mark.model
 
 
 def test_its_features_tell_the_middle_pixels_apart_and_are_never_zeros(tmp_path):

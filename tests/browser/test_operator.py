@@ -24,6 +24,8 @@ from local_stack.up import RETRY
 from tasks.runs import reports
 from tasks.runs.run import Request
 
+pytestmark = pytest.mark.browser
+
 ROOT = "/feature-index"
 TAB = f"/plugin{ROOT}"
 """Airflow's own page with our pages in a frame."""

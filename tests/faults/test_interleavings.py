@@ -410,6 +410,7 @@ class Shop(RuleBasedStateMachine):
         self.shop.client.indices.delete(index=self.shop.index)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("pauses", "chosen_version")
 def test_anything_in_any_order(search_client, index_name, proxy, tmp_path):
     run_state_machine_as_test(

@@ -20,6 +20,8 @@ from local_stack import airflow as module
 from local_stack.airflow import Airflow, command_environment, environment, stop
 from tasks.errors import ConfigurationError, ServiceUnavailableError
 
+pytestmark = pytest.mark.airflow
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 PROBE = """

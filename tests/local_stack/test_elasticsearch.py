@@ -46,10 +46,11 @@ def running(data: Path) -> list[str]:
     return [args for pgid, args in alive if pgid in groups]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_installed")
 def test_documents_survive_a_kill_and_stop_leaves_no_process(shop: Path):
     data, log = elasticsearch.data_folder(shop), shop / "elasticsearch.log"
-    server = Elasticsearch.start(data, log)
+    server = Elasticsearch.start(data, log, brief=True)
     try:
         with client_library.Elasticsearch(server.url) as client:
             client.index(index="goods", id="0001", document={"item_name": "kettle"})
@@ -60,7 +61,7 @@ def test_documents_survive_a_kill_and_stop_leaves_no_process(shop: Path):
         server.stop()
         assert running(data) == []
 
-        server = Elasticsearch.start(data, log)
+        server = Elasticsearch.start(data, log, brief=True)
         with client_library.Elasticsearch(server.url) as client:
             assert client.get(index="goods", id="0001")["_source"] == {"item_name": "kettle"}
     finally:

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 NOW = datetime(2026, 3, 5, 1, 0, tzinfo=UTC)
 SEOUL = timezone(timedelta(hours=9))
 
+# One of them draws the whole shop.
+pytestmark = pytest.mark.xdist_group("shop")
+
 
 @pytest.fixture(autouse=True)
 def no_image_port(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +209,16 @@ def test_an_interrupted_build_is_built_again(
 
 def stop(*_: object) -> None:
     raise KeyboardInterrupt
+
+
+def test_a_picture_is_drawn_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn = shop_module.draw("00000030", 4816)
+    assert shop_module._drawn("00000030", 4816, tmp_path / "kept") == drawn
+    with monkeypatch.context() as patched:
+        patched.setattr(shop_module, "draw", stop)
+        assert shop_module._drawn("00000030", 4816, tmp_path / "kept") == drawn
+        with pytest.raises(KeyboardInterrupt):
+            shop_module._drawn("00000030", 4817, tmp_path / "kept")
 
 
 # The image server's port

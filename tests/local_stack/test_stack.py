@@ -1,6 +1,7 @@
 """Who may start and who may end a shop; the servers themselves are tested where they are started."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ import psutil
 import pytest
 
 from local_stack import demo, stack, up
-from local_stack.process import Server, port_from_environment
+from local_stack.process import Server, free_port, port_from_environment, require_free
 from tasks import files
 from tasks.errors import ConfigurationError
 
@@ -81,6 +82,15 @@ def test_shops_never_share_a_folder(var, tmp_path):
     folders = {stack.shop_folder(path) for path in (None, tmp_path / "a" / "shop", tmp_path / "b" / "shop")}
     assert len(folders) == 3
     assert {folder.parent for folder in folders} == {var}
+
+
+def test_a_free_port_is_kept_for_its_server():
+    port = free_port()
+    with socket.socket() as anyone, pytest.raises(OSError, match="in use"):
+        anyone.bind(("127.0.0.1", port))
+    require_free(port, "a server", "PORT")
+    with socket.create_server(("127.0.0.1", port)), socket.create_connection(("127.0.0.1", port)):
+        pass
 
 
 @pytest.mark.parametrize("value", ["0", "65536", "x", "-1", "80.5"])

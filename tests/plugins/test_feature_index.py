@@ -33,6 +33,8 @@ from tests.plugins.site import HOSTILE, Read, Site
 from tests.scripted_server import Reply, ScriptedServer
 from tests.shop_fixtures import NOON
 
+pytestmark = pytest.mark.airflow
+
 NIGHTLY, BACKFILL, RETRY = "nightly_feature_index", "category_backfill", "retry_failed_images"
 # The same Airflow as it is served under a path: each request's status, where it leads, and its text.
 ASK_UNDER_A_PATH = """
@@ -250,6 +252,9 @@ def test_a_report_shows_its_counts_and_bottleneck(site: Site) -> None:
     extract = text[text.index('<th scope="row">extract') :]
     assert "Bottleneck." in extract[: extract.index("</tr>")]
     assert text.count("Bottleneck.") == 1
+    assert "lack their last rows" not in text
+    write_report(site.settings, NIGHTLY, "scheduled__2026-10-02T15:00:00+00:00", incomplete_pictures=3)
+    assert "3 pictures lack their last rows" in site.ask("GET", address).text
     run = f"/dags/{address.removeprefix('/runs/').replace('/', '/runs/')}"
     tasks = site.airflow._call("GET", f"/api/v2/dags/{NIGHTLY}/tasks")["tasks"]
     # Those of the group are mapped with it, one for each chunk.

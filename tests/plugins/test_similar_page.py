@@ -17,6 +17,8 @@ from tasks.serve.client import VERSION_HEADER
 from tests.plugins.site import HOSTILE, Read, Site
 from tests.shop_fixtures import some_vector
 
+pytestmark = pytest.mark.airflow
+
 PICTURE = "https://pictures.example/{}.jpg"
 GIF = base64.b64decode("R0lGODlhAQABAIAAAAAAAP///ywAAAAAAQABAAACAUwAOw==")
 

@@ -10,7 +10,7 @@ import pytest
 from tasks.inference.model import Model, feature_version, load
 from tasks.settings import Settings
 from tests.scripted_server import ScriptedServer
-from tests.shop_fixtures import CATALOGUE_KINDS, CatalogueBuilder, SmallShop
+from tests.shop_fixtures import CATALOGUE_KINDS, CatalogueBuilder, SmallShop, remember_model
 
 
 @pytest.fixture
@@ -38,6 +38,7 @@ def shop(request: pytest.FixtureRequest, new_shop: Callable[[str], SmallShop]) -
 def met_model(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """The built model's feature version, and a data dir that remembers it."""
     data_dir = tmp_path_factory.mktemp("met_model")
+    remember_model(data_dir)
     return feature_version(Settings(data_dir=data_dir)), data_dir
 
 

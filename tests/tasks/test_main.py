@@ -29,6 +29,8 @@ CATEGORY = "00000010"
 NIGHT = ("--from", (NOON - timedelta(hours=1)).isoformat(), "--to", (NOON + timedelta(hours=1)).isoformat())
 ITEMS = ("007", "KR-1", "3", "4", "5")
 
+pytestmark = pytest.mark.model
+
 
 @pytest.fixture(autouse=True)
 def version(model_version):
@@ -284,7 +286,8 @@ def second_version(shop):
     shop.client.update(index=shop.index, id="a", doc=doc, refresh=True)
 
 
-NOWHERE = f"127.0.0.1:{free_port()}"
+NOWHERE = "127.0.0.1:9"
+"""The discard port: no listener."""
 BAD = {
     "catalogue that does not answer": (
         {"AIRFLOW_CONN_SHOP_CATALOG": f"postgres://reader:hunter2@{NOWHERE}/shop"},
@@ -318,9 +321,27 @@ BAD = {
 
 
 @pytest.mark.parametrize(("changes", "arguments", "said"), BAD.values(), ids=BAD)
-def test_what_a_person_has_to_set_right(sqlite_shop, image_server, changes, arguments, said):
+def test_what_a_person_has_to_set_right(sqlite_shop, image_server, refusal, changes, arguments, said):
     stock(sqlite_shop, image_server, "007")
-    refused(sqlite_shop, image_server, changes, arguments, said)
+    refused(sqlite_shop, image_server, refusal, changes, arguments, said)
+
+
+def test_a_refusal_as_a_person_meets_it(sqlite_shop, image_server):
+    """The others run in this process; here is the whole of what one prints, and its exit code."""
+    stock(sqlite_shop, image_server, "007")
+
+    def refusal(environment, *arguments):
+        done = subprocess.run(
+            command("run", *arguments),
+            env=environment,
+            cwd=REPOSITORY,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    refused(sqlite_shop, image_server, refusal, *BAD["Elasticsearch that does not answer"])
 
 
 @pytest.mark.parametrize(
@@ -335,40 +356,53 @@ def test_what_a_person_has_to_set_right(sqlite_shop, image_server, changes, argu
     ],
     ids=["mapping", "_source", "second version"],
 )
-def test_an_index_that_a_person_has_to_set_right(sqlite_shop, image_server, make, said):
+def test_an_index_that_a_person_has_to_set_right(sqlite_shop, image_server, refusal, make, said):
     make(sqlite_shop)
     sqlite_shop.catalogue.add("007", image_server.url("/007.jpg"))
-    refused(sqlite_shop, image_server, {}, NIGHT, said)
+    refused(sqlite_shop, image_server, refusal, {}, NIGHT, said)
 
 
-def refused(shop, image_server, changes, arguments, said):
+@pytest.fixture
+def refusal(monkeypatch, capsys, caplog):
+    """Runs the command inside this process; gives its exit code and what it printed, warnings included."""
+    caplog.set_level("INFO")
+
+    def run(environment, *arguments):
+        caplog.clear()
+        with monkeypatch.context() as patched:
+            patched.setattr(os, "environ", environment)
+            patched.setattr(sys, "argv", ["tasks", "run", *arguments])
+            code = module.main()
+        printed = capsys.readouterr()
+        return code, printed.out, printed.err + caplog.text
+
+    return run
+
+
+def refused(shop, image_server, refusal, changes, arguments, said):
     """Run the command; it must end at once with one message, having touched nothing."""
     index = shop.client.indices.get_mapping(index=shop.index), shop.sequence_numbers()
-    done = subprocess.run(
-        command("run", *arguments),
-        env=environment(shop, image_server, **changes),
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 1
-    assert "Traceback" not in done.stderr
-    assert "hunter2" not in done.stderr
-    assert done.stdout == ""
+    code, printed, errors = refusal(environment(shop, image_server, **changes), *arguments)
+    assert code == 1
+    assert "Traceback" not in errors
+    assert "hunter2" not in errors
+    assert printed == ""
     for part in said:
-        assert part in done.stderr
-    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+        assert part in errors
+    assert len(errors.strip().splitlines()) == 1, errors
     assert requested(image_server) == []
     assert (shop.client.indices.get_mapping(index=shop.index), shop.sequence_numbers()) == index
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("run", "--help")])
-def test_help(arguments):
-    done = subprocess.run(command(*arguments), cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0
+def test_help(monkeypatch, capsys, arguments):
+    monkeypatch.setattr(sys, "argv", ["tasks", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        module.main()
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
     for part in {"--help": ["AIRFLOW_CONN_SHOP_CATALOG"], "run": ["--category", "--dry-run"]}[arguments[0]]:
-        assert part in done.stdout
+        assert part in printed
 
 
 def test_ctrl_c_leaves_nothing_half_written(sqlite_shop, image_server, run_here):
@@ -385,11 +419,11 @@ def test_ctrl_c_leaves_nothing_half_written(sqlite_shop, image_server, run_here)
         # Tests in the background of a shell ignore Ctrl-C, and what they start would too.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    until = time.monotonic() + 30
+    until = time.monotonic() + 120
     while not image_server.requests and process.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
     process.send_signal(signal.SIGINT)
-    out, err = process.communicate(timeout=30)
+    out, err = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in err
     assert "Stopped" in err

@@ -17,7 +17,7 @@ from tasks.inference.model import feature_version
 from tasks.settings import Settings
 from tasks.statuses import Status
 from tests.scripted_server import Reply, ScriptedServer
-from tests.shop_fixtures import CATEGORY, CatalogueBuilder, as_uri, sqlite_catalogue
+from tests.shop_fixtures import CATEGORY, CatalogueBuilder, as_uri, remember_model, sqlite_catalogue
 
 OTHER_CATEGORY = "00000030"
 VARIANTS = 4
@@ -98,6 +98,7 @@ def running_shop(
             **_SETTINGS,
         }
         (folder / "tmp").mkdir()
+        remember_model(folder / _MET)
         feature_version(Settings(data_dir=folder / _MET))
         shop = Shop(folder, catalogue, server, search, environment)
         _stock(shop, chunks * pictures_in_chunk)

@@ -9,6 +9,8 @@ import pytest
 
 from tasks.inference.graph import kept
 
+pytestmark = pytest.mark.model
+
 CONTENT = bytes(range(256)) * 40
 
 

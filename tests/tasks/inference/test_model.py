@@ -19,6 +19,8 @@ from tasks.machine import multiplies_bfloat16
 from tasks.pictures.picture import PREPROCESSING_TAG
 from tasks.settings import Settings
 
+pytestmark = pytest.mark.model
+
 
 @pytest.fixture(scope="module")
 def settings(tmp_path_factory: pytest.TempPathFactory) -> Settings:

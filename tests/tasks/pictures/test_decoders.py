@@ -23,6 +23,8 @@ from tasks.settings import REPOSITORY, Settings
 from tasks.statuses import Status
 from tests.picture_files import resized_with_pad
 
+pytestmark = pytest.mark.xdist_group("model")  # TensorFlow takes seconds to import
+
 Tensor = NDArray[np.float32]
 Results = dict[str, Tensor | BadPictureError]
 Children = Callable[[], list[psutil.Process]]
@@ -32,9 +34,10 @@ Children = Callable[[], list[psutil.Process]]
 MISBEHAVING = """
 import os, runpy, signal, sys, time
 from PIL import Image
+from tasks.pictures import containers
 
 once = sys.argv.pop(1)
-open_image = Image.open
+essence = containers.essence
 
 def first_time(name):
     try:
@@ -88,11 +91,11 @@ def misbehave(fault):
     elif fault == "sleep once" and first_time("sleep"):
         time.sleep(1_000)
 
-def misbehaving(file, formats):
-    misbehave(file.getvalue().rpartition(b"|")[2].decode("latin1"))
-    return open_image(file, formats=formats)
+def misbehaving(content):
+    misbehave(content.rpartition(b"|")[2].decode("latin1"))
+    return essence(content)
 
-Image.open = misbehaving
+containers.essence = misbehaving
 runpy.run_module("tasks.pictures.decoder_process", run_name="__main__")
 """
 
@@ -199,8 +202,8 @@ FAULTS = {
     "exit": "the decoder ended with exit status 3",
     "sleep": "the decoder took longer than 2 s",
     "spin": "the decoder took longer than 2 s",
-    "memory": "decoding it needs more than 820 MB",
-    "pixels": "decoding it needs more than 820 MB",
+    "memory": "decoding it needs more than 995 MB",
+    "pixels": "decoding it needs more than 995 MB",
     "gibberish": "the decoder gave an answer that means nothing",
     "stammer": "the decoder gave an answer that means nothing",
     "silence": "the decoder was ended by SIGKILL",
@@ -350,7 +353,7 @@ def test_decoders_inherit_no_secret_and_are_limited(
             assert environment.pop("OPENBLAS_NUM_THREADS") == "1"
             assert all(name.startswith("MALLOC_") for name in environment)
             assert child.num_threads() == 1
-            assert child.rlimit(psutil.RLIMIT_AS) == (532_000_000, 532_000_000)
+            assert child.rlimit(psutil.RLIMIT_AS) == (707_000_000, 707_000_000)
             assert child.rlimit(psutil.RLIMIT_CORE) == (0, 0)
             assert child.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
             opened = {file.path for file in child.open_files()}

@@ -21,6 +21,8 @@ from tasks.settings import Settings
 from tests.picture_files import saved
 from tests.scripted_server import Reply, ScriptedServer
 
+pytestmark = pytest.mark.model
+
 
 class Gate:
     """The model, each batch computed when it is let through."""

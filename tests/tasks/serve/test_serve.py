@@ -34,6 +34,8 @@ from tasks.settings import REPOSITORY, Settings
 from tests.picture_files import resized_with_pad, saved
 from tests.scripted_server import Exchange, Reply, ScriptedServer
 
+pytestmark = pytest.mark.model
+
 PLACES = 4
 MOST_BYTES = 300_000
 

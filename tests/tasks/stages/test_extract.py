@@ -26,6 +26,8 @@ from tasks.settings import REPOSITORY, Settings
 from tasks.stages import extract
 from tests.plans import plan_over
 
+pytestmark = pytest.mark.model
+
 Features = NDArray[np.float32]
 
 
@@ -122,6 +124,22 @@ def no_model(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
         raise AssertionError("the model was loaded although nothing is to compute")
 
     return lambda: monkeypatch.setattr(extract, "load", load)
+
+
+def test_pictures_without_their_last_rows_are_computed_and_counted(settings: Settings) -> None:
+    file = io.BytesIO()
+    Image.fromarray(np.random.default_rng(1).integers(0, 256, (800, 24, 3), np.uint8)).save(
+        file, "JPEG", subsampling=0
+    )
+    whole = file.getvalue()
+    assert not decode(whole, 1_000_000).incomplete
+    contents = [picture(0), whole, whole[:-2], whole[:-3], whole[: len(whole) // 2]]
+    first, second = plan(settings, [contents, contents[2:3]]).chunks
+
+    assert extract.run(first, settings)["incomplete"] == 2
+    found = features(first)
+    assert [found[sha256(content)]["status"] for content in contents] == [None] * 4 + ["corrupt"]
+    assert "incomplete" not in extract.run(second, settings), "computed before, and counted there"
 
 
 def test_every_picture_gets_its_feature(

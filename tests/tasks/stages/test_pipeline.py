@@ -16,7 +16,7 @@ CATEGORY = "00000010"
 ITEMS = ("a", "b", "c")
 
 
-pytestmark = pytest.mark.usefixtures("model_version")
+pytestmark = [pytest.mark.model, pytest.mark.usefixtures("model_version")]
 
 
 @pytest.fixture

@@ -54,6 +54,7 @@ def make_plan(folder, chunks, *, current=0, request=None, **fields):
         if reached in ("extract", "index"):
             with packs.writing(chunk.features, packs.FEATURES) as pack:
                 pack.statistics |= {"seconds": 4.0, "waited": 1.5, "precision": "float32", "device": "cpu"}
+                pack.statistics["incomplete"] = 1 + chunk.number
                 pack.statistics["time_breakdown"] = {"computing": 2.5, f"only of {chunk.number}": 0.5}
         if reached == "index":
             with packs.writing(chunk.outcomes, packs.OUTCOMES) as pack:
@@ -190,6 +191,7 @@ def test_the_report_has_all_that_the_contract_names(tmp_path):
         "unfinished": 2,
     }
     assert (report["bytes"], report["requests"], report["chunks"]) == (2000, 14, 2)
+    assert report["incomplete_pictures"] == 3
     assert report["stages"] == {
         "plan": {"items": 10, "seconds": 0.25, "items_per_second": 40.0},
         "download": {"items": 6, "seconds": 4.0, "items_per_second": 1.5},
