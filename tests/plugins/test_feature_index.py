@@ -279,7 +279,7 @@ def test_reports_of_runs_that_only_looked_or_were_never_planned_are_shown(site: 
     )
     summarise.run(plan, site.settings, Ledger(None, site.settings))
     with pytest.raises(RunFailedError):
-        summarise.run_without_plan(NIGHTLY, "unplanned", site.settings)
+        summarise.run_without_plan(NIGHTLY, "unplanned", site.settings, Ledger(None, site.settings))
     for path in ("/", "/runs"):
         assert site.ask("GET", path).status_code == 200
     looked = site.ask("GET", f"/runs/{BACKFILL}/look").text
