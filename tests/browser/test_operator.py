@@ -143,7 +143,7 @@ def test_a_gap_is_filled(admin: Browser, running: Stack, lost: Item, documents: 
         assert runs(running, BACKFILL) == []
         admin.click("button", "Start the backfill")
         admin.see("h1", BACKFILL)
-        assert "no report yet" in admin.see(".banner").text
+        assert "No report yet" in admin.see(".banner").text
 
     run_id = ended(running, BACKFILL)
     admin.open(run_address(BACKFILL, run_id))
