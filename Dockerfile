@@ -20,9 +20,10 @@ RUN pip install --require-hashes --no-deps -r requirements-gpu.txt
 # A stage of its own with no more than the build reads, so that other changes do not build the model again.
 FROM environment-cpu AS model
 COPY model/ model/
-COPY tasks/__init__.py tasks/errors.py tasks/files.py tasks/machine.py tasks/settings.py tasks/statuses.py tasks/
+COPY tasks/__init__.py tasks/errors.py tasks/files.py tasks/machine.py tasks/settings.py tasks/statuses.py tasks/urls.py \
+    tasks/
 COPY tasks/inference/ tasks/inference/
-COPY tasks/pictures/__init__.py tasks/pictures/picture.py tasks/pictures/
+COPY tasks/pictures/__init__.py tasks/pictures/containers.py tasks/pictures/picture.py tasks/pictures/
 ARG MODEL_SOURCE=""
 RUN python -m model.build
 
