@@ -397,7 +397,8 @@ class Client:
     def _check_limits(self, now: float) -> None:
         """End the transfers that have reached a limit; find out when the next one may."""
         self._check_at = math.inf
-        for transfer in list(self._running):
+        # Of the others the end is known, and about to be delivered.
+        for transfer in [each for each in self._running if each.asked_at or each.resolving_since]:
             at, reason = transfer.limit(now)
             if now >= at:
                 self._stop(transfer)

@@ -20,9 +20,9 @@ from hypothesis import strategies as st
 
 from tasks.errors import ConfigurationError
 from tasks.fetching.answers import Fetched
-from tasks.fetching.client import Transfer
+from tasks.fetching.client import Limits, Transfer
 from tasks.statuses import Status
-from tasks.urls import MAX_URL_LENGTH
+from tasks.urls import MAX_URL_LENGTH, read
 from tests.fetching import Fetcher
 from tests.h2_server import H2Server
 from tests.scripted_server import Exchange, Reply, ScriptedServer
@@ -1094,3 +1094,12 @@ def test_where_the_seconds_went_is_told(
         other.fetch(f"https://127.0.0.1:{deaf.getsockname()[1]}/")
     seconds = dict(other.client.seconds)
     assert max(seconds, key=lambda what: seconds[what]) == "TLS handshakes"
+
+
+def test_a_limit_that_is_reached_after_the_end_changes_nothing(fetcher: MakeFetcher) -> None:
+    one, ends = fetcher("cdn.example"), list[Fetched]()
+    one.client.start(read("http://elsewhere.example/"), Limits(1e-9, 1e-9, 1e-9), ends.append)
+    one.client.poll(0)
+    one.client.poll(0)
+    assert [end.status for end in ends] == [Status.BLOCKED_ADDRESS]
+    assert one.client.running == 0
