@@ -49,7 +49,7 @@ def essence(content: bytes) -> Essence:
     """
     if content.startswith(b"\xff\xd8\xff"):
         return _jpeg(content)
-    if content.startswith(b"\x89PNG\r\n\x1a\n"):
+    if content.startswith(_PNG):
         return _png(content)
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return _webp(content)
@@ -163,7 +163,7 @@ def _chunks(content: bytes) -> Iterator[_Chunk]:
         data = content[at + 8 : at + 8 + length]
         checksum = content[at + 8 + length : at + 12 + length]
         # That of the pixels is no use: they are taken as far as they can be decoded, by everybody.
-        yield _Chunk(name, data, name != b"IDAT" and checksum == zlib.crc32(name + data).to_bytes(4))
+        yield _Chunk(name, data, name != b"IDAT" and checksum == _png_checksum(name, data))
         at += 12 + length
 
 
@@ -253,25 +253,32 @@ def _transparent(header: bytes, palette: bytes, data: bytes) -> bytes:
 def _png_of(chunks: list[tuple[bytes, bytes]]) -> bytes:
     pieces = [_PNG]
     for name, data in (*chunks, (b"IEND", b"")):
-        pieces += [struct.pack(">I4s", len(data), name), data, zlib.crc32(data, zlib.crc32(name)).to_bytes(4)]
+        pieces += [struct.pack(">I4s", len(data), name), data, _png_checksum(name, data)]
     return b"".join(pieces)
 
 
-def png_with_all_rows(content: bytes) -> bytes | None:
-    """The same PNG, as `essence` gives it, whose pixels are compressed rightly; None if some are missing.
+def _png_checksum(name: bytes, data: bytes) -> bytes:
+    return zlib.crc32(data, zlib.crc32(name)).to_bytes(4)
+
+
+def rows_of_png(content: bytes) -> bytes | None:
+    """The rows of a PNG, as `essence` gives it, before they were compressed; None if some are missing.
 
     What is wrong with the end of compressed pixels, such as their checksum, costs none of them.
     """
-    chunks = [(name, data) for name, data, _ in _chunks(content) if name != b"IEND"]
-    header, squeezed = dict(chunks)[b"IHDR"], dict(chunks)[b"IDAT"]
-    expected = _bytes_of_rows(header)
+    chunks = {name: data for name, data, _ in _chunks(content)}
+    expected = _bytes_of_rows(chunks[b"IHDR"])
     try:
-        rows = zlib.decompressobj(-15).decompress(squeezed[2:], expected)
+        rows = zlib.decompressobj(-15).decompress(chunks[b"IDAT"][2:], expected)
     except zlib.error:
         return None
-    if len(rows) < expected:
-        return None
-    return _png_of([*chunks[:-1], (b"IDAT", zlib.compress(rows, 0))])
+    return rows if len(rows) == expected else None
+
+
+def png_with_rows(content: bytes, rows: bytes) -> bytes:
+    """The same PNG with these rows, compressed rightly."""
+    chunks = [(name, data) for name, data, _ in _chunks(content) if name not in (b"IDAT", b"IEND")]
+    return _png_of([*chunks, (b"IDAT", zlib.compress(rows, 0))])
 
 
 def _bytes_of_rows(header: bytes) -> int:

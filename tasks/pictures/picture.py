@@ -8,7 +8,7 @@ import math
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 import cv2
@@ -32,7 +32,7 @@ Pixels = NDArray[np.uint8]
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 """Those we take, by Pillow's names, which are also those of their media types."""
 
-# What each of them begins with, so that damage is told from something else altogether.
+# What each of them begins with, to tell damage from something else altogether.
 _SIGNATURE = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|RIFF....WEBP|GIF8[79]a|BM", re.DOTALL)
 _AVIF_BRANDS = frozenset({b"avif", b"avis"})
 
@@ -77,8 +77,6 @@ _ROWS_ENOUGH = 0.98
 
 _END = b"\xff\xd9"
 """Of a JPEG."""
-_NOISE = bytes(byte % 251 for byte in (np.random.default_rng(5).bytes(4_096)))
-"""Without what a JPEG would take for a marker."""
 
 # The limit is ours, from the settings, and checked on the header; Pillow's own only warns at first.
 Image.MAX_IMAGE_PIXELS = None
@@ -147,7 +145,7 @@ def decode(content: bytes, max_pixels: int) -> Picture:
     """Decode the first frame.
 
     Args:
-        content: the picture's bytes; the format is told from them, never from a name.
+        content: the picture's bytes; the format is recognised by them, never by a name.
         max_pixels: the most pixels its header may claim.
 
     Raises:
@@ -344,15 +342,15 @@ def _load(image: Image.Image, content: bytes) -> None:
     except MemoryError:
         raise
     except Exception:
-        mended = containers.png_with_all_rows(content) if image.format == "PNG" else None
-        whole = _opened(mended) if mended is not None else None
+        rows = containers.rows_of_png(content) if image.format == "PNG" else None
+        whole = _opened(containers.png_with_rows(content, rows)) if rows is not None else None
         if whole is None:
             raise
         whole.load()
         image.im = whole.im
         return
     # Of rows that are missing Pillow says nothing where the others end with a row.
-    if image.format == "PNG" and _may_lack_rows(image) and containers.png_with_all_rows(content) is None:
+    if image.format == "PNG" and _may_lack_rows(image) and containers.rows_of_png(content) is None:
         raise OSError("its last rows are missing")
 
 
@@ -372,13 +370,19 @@ def _as_far_as_it_goes(content: bytes) -> Image.Image | None:
     noise.
     """
     if containers.ends_in_its_last_scan(content):
-        shown, other = _decoded(content + _END), _decoded(content + _NOISE + _END)
+        shown, other = _decoded(content + _END), _decoded(content + _noise() + _END)
     else:
         shown, other = _decoded(content, 255), _decoded(content, 0)
     if shown is None or other is None:
         return None
     there = (0, 0, shown.width, math.ceil(_ROWS_ENOUGH * shown.height))
     return shown if ImageChops.difference(shown.crop(there), other.crop(there)).getbbox() is None else None
+
+
+@cache  # not at import: NumPy loads its generators for it, in every decoder
+def _noise() -> bytes:
+    """Without what a JPEG would take for a marker."""
+    return bytes(byte % 251 for byte in np.random.default_rng(5).bytes(4_096))
 
 
 def _decoded(content: bytes, ink: int = 255) -> Image.Image | None:
