@@ -8,14 +8,10 @@ what it was asked. It behaves as badly as it is told to.
         ... server.url("/a.jpg") ...
         assert [request.path for request in server.requests] == ["/a.jpg"]
 
-Where a reply is not bad enough, a path is answered by a function, which gets the open connection:
+Where a reply is not bad enough, a path is answered by a function, which gets the open connection; some stand
+here:
 
-    def drip(exchange: Exchange) -> None:
-        while True:
-            exchange.send(b"x")
-            time.sleep(0.1)
-
-    server.answer("/slow.jpg", drip)
+    server.answer("/slow.jpg", drip(b"HTTP/1.1 200 OK\r\n\r\n", b"x"))
 
 A path without a script is a 404. The fixture `image_server` (tests/tasks/conftest.py) is one of these.
 """
@@ -84,6 +80,35 @@ class Exchange:
 Script = Reply | Callable[[Exchange], None]
 
 
+def say(answer: bytes) -> Callable[[Exchange], None]:
+    """Send these bytes as they are, and hang up."""
+    return lambda exchange: exchange.send(answer)
+
+
+def drip(first: bytes, forever: bytes) -> Callable[[Exchange], None]:
+    """Send this, then that again and again, slowly."""
+
+    def script(exchange: Exchange) -> None:
+        exchange.send(first)
+        while True:
+            exchange.send(forever)
+            time.sleep(0.05)
+
+    return script
+
+
+def endless(exchange: Exchange) -> None:
+    """A body that never ends, as fast as it is taken."""
+    exchange.send(b"HTTP/1.1 200 OK\r\n\r\n")
+    while True:
+        exchange.send(b"x" * 10_000)
+
+
+def redirect(location: str) -> Reply:
+    """The address of another picture."""
+    return Reply(302, headers={"Location": location})
+
+
 class ScriptedServer:
     """The server; use it as a context manager. `tls` makes it speak HTTPS."""
 
@@ -127,7 +152,7 @@ class ScriptedServer:
         """How often `path` was asked for."""
         return sum(request.path == path for request in list(self.requests))
 
-    def begin(self, path: str, headers: Mapping[str, str]) -> Script:
+    def begin(self, path: str, headers: Mapping[str, str]) -> Callable[[Exchange], None]:
         """Note a request and choose what answers it."""
         with self._lock:
             self.requests.append(Request(path, dict(headers), time.monotonic()))

@@ -6,7 +6,6 @@ import io
 import json
 import socket
 import struct
-import time
 import zlib
 from collections import Counter
 from collections.abc import Callable
@@ -26,7 +25,7 @@ from tasks.runs import packs, reports
 from tasks.runs.run import Request
 from tasks.search.mapping import AT, FEATURE, IMAGE, URL, VERSION
 from tasks.stages import pipeline
-from tests.scripted_server import Exchange, Reply, ScriptedServer
+from tests.scripted_server import Exchange, Reply, ScriptedServer, drip, endless, redirect
 from tests.shop_fixtures import CATEGORY, sqlite_catalogue
 
 LARGEST = 50_000
@@ -64,25 +63,8 @@ def shorter_than_it_is(exchange: Exchange) -> None:
     exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 600\r\n\r\n" + picture(1))
 
 
-def drip(exchange: Exchange) -> None:
-    exchange.send(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n")
-    while True:
-        exchange.send(b"x")
-        time.sleep(0.05)
-
-
 def silent(exchange: Exchange) -> None:
     exchange.socket.recv(1)
-
-
-def endless(exchange: Exchange) -> None:
-    exchange.send(b"HTTP/1.1 200 OK\r\n\r\n")
-    while True:
-        exchange.send(b"x" * 10_000)
-
-
-def redirect(location: str) -> Reply:
-    return Reply(302, headers={"Location": location})
 
 
 def busy(retry_after: str | None = None) -> Reply:
@@ -112,7 +94,7 @@ SERVED: dict[str, tuple[str, Callable[[], tuple[object, ...]]]] = {
     "cut": ("unreachable", lambda: (cut,)),
     "cut once": ("indexed", lambda: (cut, Reply(body=picture(16)))),
     "length too short": ("corrupt", lambda: (shorter_than_it_is,)),
-    "drip": ("timed_out", lambda: (drip,)),
+    "drip": ("timed_out", lambda: (drip(b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n", b"x"),)),
     "silence": ("timed_out", lambda: (silent,)),
     "too large as announced": ("too_large", lambda: (Reply(body=b"x" * (LARGEST + 1)),)),
     "too large unannounced": ("too_large", lambda: (endless,)),

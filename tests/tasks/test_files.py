@@ -12,6 +12,7 @@ import pytest
 from tasks.errors import ServiceUnavailableError
 from tasks.files import atomic_write, identity, is_left_over, move_aside, read_json, write_json
 from tasks.settings import REPOSITORY
+from tests.interpreter import output_of
 
 
 def test_a_file_is_there_once_the_block_has_ended(tmp_path: Path) -> None:
@@ -148,16 +149,7 @@ except ServiceUnavailableError as error:
 
 def error_of_writing(path: Path, *, user: int = 0, limit: int = 0) -> str:
     """What writing 3 MB says, in a process of its own that may be another user or limited in bytes."""
-    done = subprocess.run(
-        [sys.executable, "-c", WRITE, str(user), str(limit), str(path)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    return output_of(WRITE, user, limit, path)
 
 
 def test_a_folder_that_cannot_be_written_is_named(read_only_folder: Path) -> None:

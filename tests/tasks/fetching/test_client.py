@@ -25,7 +25,7 @@ from tasks.statuses import Status
 from tasks.urls import MAX_URL_LENGTH, read
 from tests.fetching import Fetcher
 from tests.h2_server import H2Server
-from tests.scripted_server import Exchange, Reply, ScriptedServer
+from tests.scripted_server import Exchange, Reply, ScriptedServer, drip, say
 
 MakeFetcher = Callable[..., Fetcher]
 
@@ -74,11 +74,6 @@ def connections_to(listening: socket.socket) -> int:
 # What a server does, beyond a Reply
 
 
-def say(answer: bytes) -> Any:
-    """Send these bytes as they are, and hang up."""
-    return lambda exchange: exchange.send(answer)
-
-
 def flood(first: bytes, forever: bytes) -> Any:
     """Send this, then that again and again, as fast as it is taken."""
 
@@ -86,18 +81,6 @@ def flood(first: bytes, forever: bytes) -> Any:
         exchange.send(first)
         for _ in range(10_000):
             exchange.send(forever * (65_536 // len(forever)))
-
-    return script
-
-
-def drip(first: bytes, forever: bytes) -> Any:
-    """The same, slowly."""
-
-    def script(exchange: Exchange) -> None:
-        exchange.send(first)
-        while True:
-            exchange.send(forever)
-            time.sleep(0.05)
 
     return script
 

@@ -14,24 +14,10 @@ import pytest
 from tasks.fetching.answers import Fetched
 from tasks.fetching.downloads import Downloads
 from tasks.settings import Settings
-from tests.scripted_server import Exchange, Reply, ScriptedServer
+from tests.scripted_server import Exchange, Reply, ScriptedServer, drip, endless, redirect, say
 
 GOOD, FAULTY = 1_300, 100
 LARGEST = 20_000
-
-
-def say(answer: bytes) -> Any:
-    return lambda exchange: exchange.send(answer)
-
-
-def drip(first: bytes, forever: bytes) -> Any:
-    def script(exchange: Exchange) -> None:
-        exchange.send(first)
-        while True:
-            exchange.send(forever)
-            time.sleep(0.05)
-
-    return script
 
 
 def hang(first: bytes) -> Any:
@@ -40,16 +26,6 @@ def hang(first: bytes) -> Any:
         exchange.socket.recv(1)
 
     return script
-
-
-def endless(exchange: Exchange) -> None:
-    exchange.send(b"HTTP/1.1 200 OK\r\n\r\n")
-    while True:
-        exchange.send(b"x" * 10_000)
-
-
-def redirect(location: str) -> Reply:
-    return Reply(302, headers={"Location": location})
 
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n"

@@ -1,8 +1,6 @@
 import io
 import re
 import struct
-import subprocess
-import sys
 import tracemalloc
 import warnings
 import zlib
@@ -17,8 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from tasks.pictures.picture import SIDE, BadPictureError, Picture, decode, to_tensor
-from tasks.settings import REPOSITORY
 from tasks.statuses import Status
+from tests.interpreter import output_of
 from tests.picture_corpus import (
     NUMBERS,
     PALETTE,
@@ -739,15 +737,7 @@ for path in sorted(Path(sys.argv[1]).iterdir()):
         print(path.name, error.status.value)
     assert peak() < before + 60, f"{path.name} took {peak() - before} MB"
 """
-    done = subprocess.run(
-        [sys.executable, "-c", measure, str(tmp_path)],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    outcomes = dict(line.split() for line in done.stdout.splitlines())
+    output = output_of(measure, tmp_path)
+    outcomes = dict(line.split() for line in output.splitlines())
     assert len(outcomes) == len(BOMBS) + 2
     assert {outcomes[str(number)] for number in range(len(BOMBS))} == {"too_many_pixels"}

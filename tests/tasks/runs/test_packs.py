@@ -1,8 +1,6 @@
 import random
 import re
 import resource
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,7 +17,7 @@ from hypothesis import strategies as st
 from tasks import files
 from tasks.errors import ServiceUnavailableError
 from tasks.runs import packs
-from tasks.settings import REPOSITORY
+from tests.interpreter import output_of
 
 OUTCOME = {
     "item_id": "007",
@@ -176,17 +174,9 @@ except ServiceUnavailableError as error:
     print(error)
 """
     for rows in ("20", "600"):  # written when the block ends, and while it still runs
-        done = subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path / "pack.parquet"), rows],
-            cwd=REPOSITORY,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert done.returncode == 0, done.stderr
-        assert "pack.parquet cannot be written" in done.stdout
-        assert "File too large" in done.stdout
+        output = output_of(script, tmp_path / "pack.parquet", rows)
+        assert "pack.parquet cannot be written" in output
+        assert "File too large" in output
         assert list(tmp_path.iterdir()) == []
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from tasks.search.index import SearchIndex
+from tasks.search.queries import ItemQueries
 from tests.shop_fixtures import search_connection
 
 
@@ -10,3 +11,9 @@ from tests.shop_fixtures import search_connection
 def search(elasticsearch_url, index):
     """A SearchIndex over an index of the test's own, which is not there yet."""
     return SearchIndex(search_connection(elasticsearch_url), index)
+
+
+@pytest.fixture
+def queries(elasticsearch_url, index):
+    """What pages ask of the same index."""
+    return ItemQueries(search_connection(elasticsearch_url), index)

@@ -11,15 +11,10 @@ from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.search.exact import exact_nearest
 from tasks.search.index import SearchIndex
 from tasks.search.mapping import FEATURE, FIELDS, VERSION
-from tasks.search.queries import Item, ItemQueries, Scope
+from tasks.search.queries import Item, Scope
 from tests.shop_fixtures import search_connection, some_vector
 
 ALL, COATS = Scope("v1"), Scope("v1", "00000020")
-
-
-@pytest.fixture
-def shop(elasticsearch_url, index):
-    return ItemQueries(search_connection(elasticsearch_url), index)
 
 
 @pytest.fixture
@@ -72,17 +67,17 @@ def nearest_in_numpy(features, feature, chosen, count):
 
 @pytest.mark.parametrize("how", ["approximate", "exact"])
 @pytest.mark.parametrize("category", ["", "00000020"])
-def test_the_nearest_of_the_version_and_category_are_found(shop, stocked, how, category):
+def test_the_nearest_of_the_version_and_category_are_found(queries, stocked, how, category):
     feature = some_vector(1_000)
     chosen = [i for i in stocked if int(i) % 2 == 0 and category in ("", category_of(i))]
     ids, cosines = nearest_in_numpy(stocked, feature, chosen, 7)
     scope = Scope("v1", category)
     if how == "exact":
-        found = exact_nearest(shop, feature, scope, 7)
+        found = exact_nearest(queries, feature, scope, 7)
         assert found.compared == len(chosen)
         found = found.neighbours
     else:
-        found = shop.nearest(feature, scope, 7)
+        found = queries.nearest(feature, scope, 7)
     assert [neighbour.item.item_id for neighbour in found] == ids
     assert [neighbour.cosine for neighbour in found] == pytest.approx(cosines, abs=1e-5)
     assert {neighbour.item.version for neighbour in found} == {"v1"}
@@ -91,22 +86,22 @@ def test_the_nearest_of_the_version_and_category_are_found(shop, stocked, how, c
     )
 
 
-def test_an_item_is_not_its_own_neighbour(shop, stocked):
+def test_an_item_is_not_its_own_neighbour(queries, stocked):
     scope = Scope("v1", without="08")
-    assert shop.count(ALL) == 20
-    assert shop.count(scope) == 19
-    found = shop.nearest(stocked["08"], scope, 20)
+    assert queries.count(ALL) == 20
+    assert queries.count(scope) == 19
+    found = queries.nearest(stocked["08"], scope, 20)
     assert "08" not in {neighbour.item.item_id for neighbour in found}
     assert len(found) == 19
-    exact = exact_nearest(shop, stocked["08"], scope, 20)
+    exact = exact_nearest(queries, stocked["08"], scope, 20)
     assert exact.compared == 19
     assert exact.agreeing(found) == 19
     assert exact.agreeing(found[:3]) == 3
 
 
-def test_features_come_page_by_page_and_whole(shop, stocked, monkeypatch):
+def test_features_come_page_by_page_and_whole(queries, stocked, monkeypatch):
     monkeypatch.setattr("tasks.search.queries._FEATURES_AT_ONCE", 3)
-    pages = list(shop.features(COATS))
+    pages = list(queries.features(COATS))
     assert [len(ids) for ids, _ in pages] == [3, 3, 3, 1]
     found = {item_id: row for ids, rows in pages for item_id, row in zip(ids, rows, strict=True)}
     assert sorted(found) == [f"{n}" for n in range(20, 40, 2)]
@@ -115,85 +110,85 @@ def test_features_come_page_by_page_and_whole(shop, stocked, monkeypatch):
 
 
 def test_what_is_written_meanwhile_does_not_move_an_exact_search(
-    shop, stocked, search_client, index, monkeypatch
+    queries, stocked, search_client, index, monkeypatch
 ):
     monkeypatch.setattr("tasks.search.queries._FEATURES_AT_ONCE", 4)
-    pages = shop.features(ALL)
+    pages = queries.features(ALL)
     first, _ = next(pages)
     search_client.delete(index=index, id="38", refresh=True)
     seen = first + [item_id for ids, _ in pages for item_id in ids]
     assert sorted(seen) == sorted(i for i in stocked if int(i) % 2 == 0)
 
 
-def test_points_in_time_are_closed(shop, stocked, search_client, monkeypatch):
+def test_points_in_time_are_closed(queries, stocked, search_client, monkeypatch):
     def open_contexts():
         nodes = search_client.nodes.stats(metric="indices", index_metric="search")["nodes"].values()
         return sum(node["indices"]["search"]["open_contexts"] for node in nodes)
 
     monkeypatch.setattr("tasks.search.queries._FEATURES_AT_ONCE", 4)
     before = open_contexts()
-    exact_nearest(shop, stocked["00"], ALL, 3)
-    pages = shop.features(ALL)
+    exact_nearest(queries, stocked["00"], ALL, 3)
+    pages = queries.features(ALL)
     next(pages)
     assert open_contexts() == before + 1
     pages.close()
     assert open_contexts() == before
 
 
-def test_a_document_that_goes_while_it_is_found_is_left_out(shop, stocked, monkeypatch):
+def test_a_document_that_goes_while_it_is_found_is_left_out(queries, stocked, monkeypatch):
     feature = stocked["00"]
     first, second, third = nearest_in_numpy(stocked, feature, [i for i in stocked if int(i) % 2 == 0], 3)[0]
-    items = shop.items
-    monkeypatch.setattr(shop, "items", lambda ids: items([i for i in ids if i != second]))
-    found = exact_nearest(shop, feature, ALL, 3).neighbours
+    items = queries.items
+    monkeypatch.setattr(queries, "items", lambda ids: items([i for i in ids if i != second]))
+    found = exact_nearest(queries, feature, ALL, 3).neighbours
     assert [neighbour.item.item_id for neighbour in found] == [first, third]
 
 
-def test_one_exact_search_at_a_time(shop, stocked, monkeypatch):
+def test_one_exact_search_at_a_time(queries, stocked, monkeypatch):
     entered, leave = threading.Event(), threading.Event()
-    pages = shop.features
+    pages = queries.features
 
     def slow(scope):
         entered.set()
         leave.wait(30)
         return pages(scope)
 
-    monkeypatch.setattr(shop, "features", slow)
+    monkeypatch.setattr(queries, "features", slow)
     found = []
-    other = threading.Thread(target=lambda: found.append(exact_nearest(shop, stocked["00"], ALL, 3)))
+    other = threading.Thread(target=lambda: found.append(exact_nearest(queries, stocked["00"], ALL, 3)))
     other.start()
     assert entered.wait(30)
     with pytest.raises(ServiceUnavailableError, match="under way"):
-        exact_nearest(shop, stocked["00"], ALL, 3)
+        exact_nearest(queries, stocked["00"], ALL, 3)
     leave.set()
     other.join()
     assert found[0].neighbours
-    exact_nearest(shop, stocked["00"], ALL, 3)
+    exact_nearest(queries, stocked["00"], ALL, 3)
 
 
 @pytest.mark.parametrize("index_type", ["hnsw", "flat", "int8_flat", "bbq_hnsw"])
 def test_a_field_that_the_shop_tuned_is_searched_too(
-    shop, elasticsearch_url, search_client, index, index_type
+    queries, elasticsearch_url, search_client, index, index_type
 ):
     vector = FIELDS[FEATURE] | {"index_options": {"type": index_type}}
     search_client.indices.create(index=index, mappings={"properties": {FEATURE: vector}})
     features = stock(elasticsearch_url, search_client, index, {f"{n:02}": "v1" for n in range(30)})
     feature = features["07"] + 0.1 * some_vector(1_000)
     ids, cosines = nearest_in_numpy(features, feature, features, 5)
-    nearest, *others = shop.nearest(feature, ALL, 5)
+    nearest, *others = queries.nearest(feature, ALL, 5)
     assert nearest.item.item_id == ids[0] == "07"
     assert nearest.cosine == pytest.approx(cosines[0], abs=1e-5)
     assert len(others) == 4
-    assert [n.item.item_id for n in exact_nearest(shop, feature, ALL, 5).neighbours] == ids
+    assert [n.item.item_id for n in exact_nearest(queries, feature, ALL, 5).neighbours] == ids
 
 
-def test_approximate_finds_what_exact_finds_among_many(shop, elasticsearch_url, search_client, index):
+def test_approximate_finds_what_exact_finds_among_many(queries, elasticsearch_url, search_client, index):
     versions = {str(n): "v1" for n in range(600)}
     features = stock(elasticsearch_url, search_client, index, versions)
     recalls = []
     for seed in range(5_000, 5_010):
         ids, _ = nearest_in_numpy(features, some_vector(seed), features, 10)
-        found = shop.nearest(some_vector(seed), ALL, 10)
+        found = queries.nearest(some_vector(seed), ALL, 10)
         recalls.append(len({n.item.item_id for n in found} & set(ids)) / 10)
     assert np.mean(recalls) >= 0.95
 
@@ -201,14 +196,14 @@ def test_approximate_finds_what_exact_finds_among_many(shop, elasticsearch_url, 
 # Finding items ----------------------------------------------------------------------------------
 
 
-def test_items_are_found_by_id_or_by_the_words_of_their_name(shop, search_client, index):
+def test_items_are_found_by_id_or_by_the_words_of_their_name(queries, search_client, index):
     names = {"1": "blue shirt", "2": "Blue shorts", "3": "red shirt", "blue": "a coat", "4": None, "5": 7}
     for item_id, name in names.items():
         search_client.index(index=index, id=item_id, document={"item_id": item_id, "item_name": name})
     search_client.indices.refresh(index=index)
 
     def found(text):
-        return [item.item_id for item in shop.find(text, 10)]
+        return [item.item_id for item in queries.find(text, 10)]
 
     assert found("3") == ["3"]
     assert sorted(found("shirt")) == ["1", "3"]
@@ -217,37 +212,37 @@ def test_items_are_found_by_id_or_by_the_words_of_their_name(shop, search_client
     assert found("blue")[0] == "blue"  # the id before the names
     assert sorted(found("BLUE")) == ["1", "2"]
     assert found("green shirt") == []
-    assert len(shop.find("blue", 2)) == 2
-    assert [item.item_name for item in shop.find("7", 10)] == ["7"]
+    assert len(queries.find("blue", 2)) == 2
+    assert [item.item_name for item in queries.find("7", 10)] == ["7"]
     for text in ("*", '"', "(", "a AND", "\\", "🧥", "x" * 200, " ".join("ab" for _ in range(60))):
         assert found(text) == []
 
 
-def test_an_item_comes_with_its_feature_whatever_its_version(shop, stocked, search_client, index):
+def test_an_item_comes_with_its_feature_whatever_its_version(queries, stocked, search_client, index):
     search_client.index(index=index, id="bare", document={"item_id": "bare"}, refresh=True)
-    item, feature = shop.item("01")
+    item, feature = queries.item("01")
     assert item.version == "v2"
     np.testing.assert_allclose(feature, stocked["01"], rtol=1e-6)
-    item, feature = shop.item("bare")
+    item, feature = queries.item("bare")
     assert item == Item("bare", None, None, None, None)
     assert feature is None
-    assert shop.item("none") is None
+    assert queries.item("none") is None
 
 
 @pytest.mark.usefixtures("stocked")
-def test_categories_count_what_can_be_searched(shop):
-    assert shop.categories("v1") == {"00000010": 10, "00000020": 10}
-    assert shop.categories("v3") == {}
-    assert [shop.count(scope) for scope in (ALL, COATS, Scope("v3"), Scope("v1", "x"))] == [20, 10, 0, 0]
+def test_categories_count_what_can_be_searched(queries):
+    assert queries.categories("v1") == {"00000010": 10, "00000020": 10}
+    assert queries.categories("v3") == {}
+    assert [queries.count(scope) for scope in (ALL, COATS, Scope("v3"), Scope("v1", "x"))] == [20, 10, 0, 0]
 
 
-def test_an_index_that_is_not_there_is_named(shop, index):
+def test_an_index_that_is_not_there_is_named(queries, index):
     for work in (
-        lambda: shop.categories("v1"),
-        lambda: shop.nearest(some_vector(1), COATS, 3),
-        lambda: exact_nearest(shop, some_vector(1), COATS, 3),
-        lambda: shop.find("x", 3),
-        lambda: shop.item("x"),
+        lambda: queries.categories("v1"),
+        lambda: queries.nearest(some_vector(1), COATS, 3),
+        lambda: exact_nearest(queries, some_vector(1), COATS, 3),
+        lambda: queries.find("x", 3),
+        lambda: queries.item("x"),
     ):
         with pytest.raises(ConfigurationError, match=re.escape(index)):
             work()

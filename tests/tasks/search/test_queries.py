@@ -3,15 +3,7 @@
 import pytest
 
 from tasks.errors import ConfigurationError
-from tasks.search.queries import ItemQueries
-from tests.shop_fixtures import search_connection
 from tests.tasks.search.documents import put, with_feature
-
-
-@pytest.fixture
-def queries(elasticsearch_url, index):
-    return ItemQueries(search_connection(elasticsearch_url), index)
-
 
 SHOP = {
     "1": ("00000010", "v1"),
