@@ -210,7 +210,7 @@ class Settings(BaseSettings):
 
 
 def _named(location: tuple[int | str, ...], value: object) -> str:
-    """A variable and its value, which of those that hold secrets is not told."""
+    """A variable and its value, without the value where it is a secret."""
     if not location:
         return ""
     field = str(location[0])

@@ -42,7 +42,7 @@ class Url(NamedTuple):
 
     @property
     def server(self) -> str:
-        """Host and port, as messages name them and hosts are told apart."""
+        """Host and port, as messages name them and hosts are distinguished by."""
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 

@@ -965,8 +965,8 @@ def orientations() -> Cases:
     for number in range(10):
         for home, made in EXIF_HOMES.items():
             yield f"orientation: {number} in the EXIF of a {home}", made(exif(number))
-        for home, told in OTHER_HOMES.items():
-            yield f"orientation: {number} in the {home}", told(number)
+        for home, made in OTHER_HOMES.items():
+            yield f"orientation: {number} in the {home}", made(number)
     for form, data in exifs().items():
         for home in ("PNG", "WebP"):
             yield f"orientation: EXIF of a {home}: {form}", EXIF_HOMES[home](b"Exif\0\0" + data)

@@ -51,11 +51,11 @@ def test_postgres_answers(postgres_url: str):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("workers", "told"),
+    ("workers", "sent"),
     [(0, signal.SIGTERM), (2, signal.SIGTERM), (2, signal.SIGINT)],
     ids=["one process", "two workers", "two workers by Ctrl-C"],
 )
-def test_no_server_is_left_running(tmp_path: Path, workers: int, told: signal.Signals):
+def test_no_server_is_left_running(tmp_path: Path, workers: int, sent: signal.Signals):
     (tmp_path / "test_ended.py").write_text(ENDED_BY_SIGNAL)
     command = [sys.executable, "-m", "pytest", "-p", "tests.conftest", f"--rootdir={tmp_path}", "-n", workers]
     with (
@@ -71,8 +71,8 @@ def test_no_server_is_left_running(tmp_path: Path, workers: int, told: signal.Si
     ):
         folders = _folders(tmp_path, max(1, workers), tests)
         assert all(_servers_of(folder) for folder in folders)
-        if told == signal.SIGINT:
-            os.killpg(tests.pid, told)  # as a terminal does
+        if sent == signal.SIGINT:
+            os.killpg(tests.pid, sent)  # as a terminal does
             tests.wait(60)
         for _ in range(300):  # again and again, while it ends its servers
             tests.send_signal(signal.SIGTERM)

@@ -81,7 +81,7 @@ class Client:
     """Fetches pictures for one thread, which calls `poll` again and again.
 
     Proxies, cookies, passwords and caches that the environment or a server may suggest are off, as libcurl
-    has them unless told otherwise; what is set below is what differs from its defaults.
+    has them by default; what is set below is what differs from that.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -98,14 +98,15 @@ class Client:
             (ImageHosts([host]), [*self._headers, header.get_secret_value()])
             for host, header in settings.image_headers.items()
         ]
-        self._own_certificates = _read(settings.ca_file) if settings.ca_file else b""
+        self._certificates = _certificates(settings.ca_file) if settings.ca_file else b""
+        """Whom a server's has to be from, in PEM; empty: those of certifi."""
         self.seconds: dict[str, float] = defaultdict(float)
         """Spent on the transfers that have ended, by what they waited for."""
         self.idle_seconds = 0.0
         self._transfers: dict[pycurl.Curl, Transfer] = {}
         self._running: set[Transfer] = set()
         self._ended: list[tuple[Transfer, Fetched]] = []
-        """Those of them whose end nobody has been told of yet."""
+        """Those whose end has not been delivered yet."""
         self._idle: list[Transfer] = []
         self._check_at: float = math.inf
         """When the first limit of a transfer may be reached."""
@@ -217,9 +218,8 @@ class Client:
             (pycurl.PROXY_CAINFO, certifi.where()),
         ):
             handle.setopt(option, value)
-        if self._own_certificates:
-            with open(certifi.where(), "rb") as public:  # noqa: PTH123
-                handle.setopt(pycurl.CAINFO_BLOB, public.read() + b"\n" + self._own_certificates)
+        if self._certificates:
+            handle.setopt(pycurl.CAINFO_BLOB, self._certificates)
         policy = None if self._proxied else self._policy
         made = Transfer(handle, policy, settings.max_image_bytes, self._check_by)
         self._transfers[handle] = made
@@ -368,10 +368,10 @@ class Client:
             return Fetched(status=Status.TOO_LARGE, reason=f"more than {limit} bytes")
         if code == pycurl.E_FILESIZE_EXCEEDED:
             size = transfer.header(b"content-length").decode("latin-1")
-            told = size.isdecimal() and int(size) > limit
+            announced = size.isdecimal() and int(size) > limit
             return Fetched(
                 status=Status.TOO_LARGE,
-                reason=f"{size} bytes, more than {limit}" if told else f"more than {limit} bytes",
+                reason=f"{size} bytes, more than {limit}" if announced else f"more than {limit} bytes",
             )
         if code == pycurl.E_WRITE_ERROR:
             raise RuntimeError("what came could not be taken from libcurl; standard error says why")
@@ -591,9 +591,10 @@ class Transfer:
         return None
 
 
-def _read(ca_file: Path) -> bytes:
+def _certificates(ca_file: Path) -> bytes:
+    """Those of the file beside the public ones."""
     try:
-        return ca_file.read_bytes()
+        return Path(certifi.where()).read_bytes() + b"\n" + ca_file.read_bytes()
     except OSError as error:
         raise ConfigurationError(f"FEATURES_CA_FILE={ca_file} cannot be read: {error.strerror}.") from None
 

@@ -109,8 +109,8 @@ class Job:
     asked_at: float = 0.0
     probe: bool = False
     postponed: bool = False
-    told_at: float = math.inf
-    """When it was last told to come again later."""
+    deferred_at: float = math.inf
+    """When its server last asked for it to come again later."""
 
 
 @dataclass(eq=False)
@@ -271,11 +271,11 @@ class Host:
         if seconds is None:
             return True
         # Where others came meanwhile it is the URL's own matter.
-        own = job.told_at < self.alive_at
+        own = job.deferred_at < self.alive_at
         more = max(0.0, now + seconds - max(now, self.away_until))
         if (seconds if own else self.paused + more) > self.longest_pause:
             return False
-        job.told_at = now
+        job.deferred_at = now
         if not own:
             self.paused += more
             self.failing_since += more

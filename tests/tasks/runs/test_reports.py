@@ -152,10 +152,10 @@ def night(end, state="success"):
         ([night(datetime(2026, 10, 1, tzinfo=UTC)), night(None)], "until 2026-10-01 00:00 UTC"),
     ],
 )
-def test_a_night_is_late_six_hours_after_the_next_one_was_due(nights, said):
+def test_a_night_is_overdue_six_hours_after_the_next_one_was_due(nights, said):
     now = datetime(2026, 10, 3, 6, tzinfo=UTC)
-    told = reports.overdue_run(nights, now, Settings())
-    assert told is None if said is None else said in told
+    warning = reports.overdue_run(nights, now, Settings())
+    assert warning is None if said is None else said in warning
     if said is None:
         assert "overdue" in reports.overdue_run(nights, now + timedelta(seconds=1), Settings())
         assert "overdue" in reports.overdue_run(nights, now, Settings(nightly_deadline_hours=5.9))
