@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -57,7 +58,7 @@ def _take(folder: Path) -> None:
     try:
         nights = _work(running)
         with Browser.opened(running.airflow.url, width=1200, height=760) as browser:
-            _show(browser, running, nights[-1])
+            _show(browser, running, nights)
     finally:
         stack.stop(folder)
         shutil.rmtree(data_folder(folder), ignore_errors=True)
@@ -81,7 +82,7 @@ def _work(running: Stack) -> list[str]:
     return nights
 
 
-def _show(browser: Browser, running: Stack, night: str) -> None:
+def _show(browser: Browser, running: Stack, nights: Sequence[str]) -> None:
     FOLDER.mkdir(parents=True, exist_ok=True)
     browser.open("/plugin/feature-index")
     browser.log_in(running.airflow.username, running.airflow.password)
@@ -104,13 +105,17 @@ def _show(browser: Browser, running: Stack, night: str) -> None:
         )
         browser.wait(lambda: browser.run(loaded), "the neighbours' pictures")
     _save(browser, "similar")
-    run = f"/dags/{NIGHTLY}/runs/{quote(night, safe='')}"
+    run = f"/dags/{NIGHTLY}/runs/{quote(nights[-1], safe='')}"
     browser.open(f"{run}/plugin/feature-report")
     with browser.frame(REPORT):
         browser.see("h2", "Stages")
     _save(browser, "report")
     browser.open(f"/dags/{NIGHTLY}")
     browser.see("a[href$='/tasks/summarise']")
+    # The grid first has the run that was just looked at, and then the others.
+    paths = "return [...document.links].map(link => decodeURIComponent(link.pathname))"
+    runs = {f"/dags/{NIGHTLY}/runs/{night}" for night in nights}
+    browser.wait(lambda: runs <= set(browser.run(paths)), "the nights in the grid")
     _save(browser, "grid")
 
 
