@@ -1,4 +1,5 @@
-"""The download stage against img2dataset, by images a second from one local server, with latency and without.
+"""The download stage against img2dataset, by images a second from one local server, with latency and without,
+and over TLS.
 
 Both are given the same distinct photos, one process and as many transfers as the other has threads; our
 limit of requests a second is set out of the way, since img2dataset has none. It neither decodes nor hashes
@@ -20,16 +21,17 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
 from benchmarks.cpu import process_seconds
 from benchmarks.figures import Figure
 from benchmarks.rivals import python_with
 from benchmarks.volume import photo_server
+from local_stack.certificates import certificate_for
 from tasks.errors import RunFailedError
 from tasks.runs import packs
 from tasks.runs.run import Plan, Request
@@ -37,12 +39,27 @@ from tasks.settings import REPOSITORY, Settings
 from tasks.stages import download
 
 PICTURES = 5_000
-LATENCIES = {"no latency": (0, 32), "30 ms latency": (30, 128)}
-"""Milliseconds before each answer, and threads. At 30 ms 32 threads get 1,067 images a second at most, and
-64 get 2,133, whoever uses them; 128 leave both sides to what they are able to."""
 
-RATIOS = {"no latency": 6.0, "30 ms latency": 2.2}
-"""Of our rate to theirs, at least."""
+
+class Case(NamedTuple):
+    """What both sides are compared on."""
+
+    milliseconds: int
+    """Before each answer."""
+    threads: int
+    """At 30 ms 32 of them get 1,067 images a second at most, and 64 get 2,133, whoever uses them; 128 leave
+    both sides to what they are able to."""
+    tls: bool
+    ratio: float
+    """Of our rate to theirs, at least."""
+
+
+CASES = {
+    "no latency": Case(0, 32, tls=False, ratio=6.0),
+    "30 ms latency": Case(30, 128, tls=False, ratio=2.2),
+    "TLS, no latency": Case(0, 32, tls=True, ratio=6.0),
+    "TLS, 30 ms latency": Case(30, 128, tls=True, ratio=2.2),
+}
 
 _WARM_UP = 50
 """Pictures fetched before the clock runs, and those that tell what a start costs."""
@@ -61,30 +78,34 @@ def measure(photos: Path, rounds: int) -> list[Figure]:
     figures = []
     with tempfile.TemporaryDirectory(prefix="benchmark-") as temporary:
         folder = Path(temporary)
-        clients = {
-            "ours": _client([sys.executable, "-m", "benchmarks.download"]),
-            "img2dataset": _client(
-                [python_with("img2dataset"), REPOSITORY / "benchmarks" / "img2dataset_client.py"]
-            ),
-        }
-        for name, (milliseconds, threads) in LATENCIES.items():
-            with photo_server(photos, folder, milliseconds / 1000) as (server, port):
+        certificate = certificate_for(folder / "certificate.pem", "127.0.0.1", timedelta(days=1))
+        for name, case in CASES.items():
+            tls = certificate if case.tls else None
+            with photo_server(photos, folder, case.milliseconds / 1000, tls) as (server, port):
                 pid = server.process.pid
-                figures += _compare(name, clients, port, pid, threads, rounds, folder)
+                origin = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
+                clients = {
+                    "ours": _client([sys.executable, "-m", "benchmarks.download"], tls),
+                    "img2dataset": _client(
+                        [python_with("img2dataset"), REPOSITORY / "benchmarks" / "img2dataset_client.py"], tls
+                    ),
+                }
+                figures += _compare(name, case, clients, origin, pid, rounds, folder)
     return figures
 
 
-def _urls(port: int, count: int, path: Path) -> Path:
+def _urls(origin: str, count: int, path: Path) -> Path:
     """Write so many pictures' URLs to a file, one a line."""
-    path.write_text("".join(f"http://127.0.0.1:{port}/photo/{number}\n" for number in range(count)))
+    path.write_text("".join(f"{origin}/photo/{number}\n" for number in range(count)))
     return path
 
 
 def _compare(
-    name: str, clients: dict[str, Client], port: int, pid: int, threads: int, rounds: int, folder: Path
+    name: str, case: Case, clients: dict[str, Client], origin: str, pid: int, rounds: int, folder: Path
 ) -> list[Figure]:
-    few = _urls(port, _WARM_UP, folder / "few.txt")
-    urls = _urls(port, PICTURES, folder / "urls.txt")
+    threads = case.threads
+    few = _urls(origin, _WARM_UP, folder / "few.txt")
+    urls = _urls(origin, PICTURES, folder / "urls.txt")
     # What a start costs in CPU is taken off. Ours states none of it.
     start = {way: _fetched(client, few, threads, folder)["cpu_seconds"] for way, client in clients.items()}
     start["ours"] = 0.0
@@ -100,7 +121,7 @@ def _compare(
             runs[way].append(run)
     pairs = zip(runs["ours"], runs["img2dataset"], strict=True)
     ratio = median(theirs["seconds"] / ours["seconds"] for ours, theirs in pairs)
-    figures = [Figure(f"{name}: ours / img2dataset, {threads} threads each", ratio, at_least=RATIOS[name])]
+    figures = [Figure(f"{name}: ours / img2dataset, {threads} threads each", ratio, at_least=case.ratio)]
     for way, of_way in runs.items():
         figures += [
             Figure(f"{name}: {way}, images/s", median(PICTURES / run["seconds"] for run in of_way)),
@@ -128,15 +149,19 @@ def _fetched(client: Client, urls: Path, threads: int, folder: Path) -> dict[str
     return run
 
 
-def _client(command: list[str | Path]) -> Client:
+def _client(command: list[str | Path], certificate: Path | None) -> Client:
+    # Imported by img2dataset, it would look for a newer version of itself.
+    environment = os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"}
+    if certificate is not None:
+        environment |= {"SSL_CERT_FILE": str(certificate), "FEATURES_CA_FILE": str(certificate)}
+
     def run(urls: Path, threads: int, output: Path) -> dict[str, Any]:
         done = subprocess.run(
             [*command, urls, str(threads), output],
             capture_output=True,
             text=True,
             cwd=REPOSITORY,
-            # Imported by img2dataset, it would look for a newer version of itself.
-            env=os.environ | {"NO_ALBUMENTATIONS_UPDATE": "1"},
+            env=environment,
         )
         if done.returncode != 0:
             raise RunFailedError(f"{command[-1]} failed.\n{done.stderr}")

@@ -10,6 +10,7 @@ It costs the machine as little as it can, since it shares the cores with what is
 
 import argparse
 import asyncio
+import ssl
 import sys
 from pathlib import Path
 
@@ -64,9 +65,15 @@ class _Connection(asyncio.Protocol):
         )
 
 
-async def _serve(photos: list[bytes], port: int, latency: float) -> None:
+async def _serve(photos: list[bytes], port: int, latency: float, certificate: Path | None) -> None:
     loop = asyncio.get_running_loop()
-    server = await loop.create_server(lambda: _Connection(photos, latency), "127.0.0.1", port, backlog=1024)
+    tls = None
+    if certificate is not None:
+        tls = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        tls.load_cert_chain(certificate)
+    server = await loop.create_server(
+        lambda: _Connection(photos, latency), "127.0.0.1", port, backlog=1024, ssl=tls
+    )
     await server.serve_forever()
 
 
@@ -76,11 +83,12 @@ def main() -> int:
     parser.add_argument("folder", type=Path)
     parser.add_argument("port", type=int)
     parser.add_argument("--latency-ms", type=float, default=0.0, help="wait this long before each answer")
+    parser.add_argument("--certificate", type=Path, help="PEM with its key: serve over TLS")
     options = parser.parse_args()
     photos = photos_in(options.folder)
     if not photos:
         parser.error(f"there is no JPEG below {options.folder}")
-    asyncio.run(_serve(photos, options.port, options.latency_ms / 1000))
+    asyncio.run(_serve(photos, options.port, options.latency_ms / 1000, options.certificate))
     return 0
 
 

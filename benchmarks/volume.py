@@ -90,14 +90,19 @@ class VolumeShop:
 
 
 @contextmanager
-def photo_server(photos: Path, folder: Path, latency: float) -> Iterator[tuple[Server, int]]:
-    """Run benchmarks/photo_server.py and give its port; `latency` is seconds before each answer.
+def photo_server(
+    photos: Path, folder: Path, latency: float, certificate: Path | None = None
+) -> Iterator[tuple[Server, int]]:
+    """Run benchmarks/photo_server.py and give its port; `latency` is seconds before each answer, and with a
+    `certificate` it serves over TLS.
 
     Raises:
         ServiceUnavailableError: it did not come up.
     """
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.photo_server", photos, str(port)]
+    if certificate is not None:
+        command += ["--certificate", certificate]
     server = Server.start_listening(
         "The photo server",
         [*command, "--latency-ms", str(latency * 1000)],

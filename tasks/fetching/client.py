@@ -4,13 +4,14 @@ import math
 import os
 import re
 import socket
+import tempfile
 import threading
 import time
 from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 from urllib.parse import quote
 
 import certifi
@@ -91,8 +92,7 @@ class Client:
             (ImageHosts([host]), [*self._headers, header.get_secret_value()])
             for host, header in settings.image_headers.items()
         ]
-        self._certificates = _certificates(settings.ca_file) if settings.ca_file else b""
-        """Whom a server's has to be from, in PEM; empty: those of certifi."""
+        self._certificates = _certificates(settings.ca_file) if settings.ca_file else None
         self.seconds: dict[str, float] = defaultdict(float)
         """Spent on the transfers that have ended, by what they waited for."""
         self.idle_seconds = 0.0
@@ -171,6 +171,8 @@ class Client:
         for handle in self._transfers:
             handle.close()
         self._multi.close()
+        if self._certificates:
+            self._certificates.close()
 
     # libcurl's side
 
@@ -190,12 +192,10 @@ class Client:
             (pycurl.ACCEPT_ENCODING, ""),
             (pycurl.MAXFILESIZE_LARGE, settings.max_image_bytes),
             (pycurl.BUFFERSIZE, 65_536),
-            (pycurl.CAINFO, certifi.where()),
+            (pycurl.CAINFO, self._certificates.name if self._certificates else certifi.where()),
             (pycurl.PROXY_CAINFO, certifi.where()),
         ):
             handle.setopt(option, value)
-        if self._certificates:
-            handle.setopt(pycurl.CAINFO_BLOB, self._certificates)
         policy = None if self._proxied else self._policy
         made = Transfer(handle, policy, settings.max_image_bytes, self._check_by)
         self._transfers[handle] = made
@@ -551,12 +551,17 @@ class Transfer:
         return None
 
 
-def _certificates(ca_file: Path) -> bytes:
-    """Those of the file beside the public ones."""
+def _certificates(ca_file: Path) -> IO[bytes]:
+    """Those of the file beside the public ones, in a file that is gone once it is closed: what libcurl reads
+    of one it keeps, and what it is given as bytes it reads again for each connection.
+    """
+    both = tempfile.NamedTemporaryFile(prefix="certificates-", suffix=".pem")  # noqa: SIM115: the client closes it
     try:
-        return Path(certifi.where()).read_bytes() + b"\n" + ca_file.read_bytes()
+        both.write(Path(certifi.where()).read_bytes() + b"\n" + ca_file.read_bytes())
     except OSError as error:
         raise ConfigurationError(f"FEATURES_CA_FILE={ca_file} cannot be read: {error.strerror}.") from None
+    both.flush()
+    return both
 
 
 def _failed(transfer: Transfer, code: int, message: str) -> Fetched:

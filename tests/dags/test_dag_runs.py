@@ -75,7 +75,8 @@ def stack(tmp_path_factory, elasticsearch_url):
                 "FEATURES_IMAGE_HOSTS": shop.image_hosts,
                 "FEATURES_INDEX": index,
                 "FEATURES_MODEL_DIR": str(model),
-                "FEATURES_CHUNK_SIZE": "40",
+                # Two chunks for the night that has most to do: each costs an import of TensorFlow.
+                "FEATURES_CHUNK_SIZE": "60",
                 # Two bad items are a large share of nights as small as these.
                 "FEATURES_FAILURE_BUDGET": "0.5",
                 "AIRFLOW_CONN_FEATURE_ALERTS_WEBHOOK": json.dumps({"conn_type": "http", "host": hook.url}),
@@ -309,26 +310,22 @@ def test_clearing_plan_does_only_what_is_not_current(stack):
     assert late in _with_feature(stack)
 
 
-def test_same_night_again_downloads_and_writes_nothing_and_a_new_url_only_itself(stack):
+def test_same_night_again_downloads_and_writes_only_what_failed_and_a_new_url(stack):
     night = stack.shop.newest_night(now=stack.now)
     items = _changed_in(stack, *night)
     flawed = 2
-    before = _sequence_numbers(stack)
-    stack.requested.clear()
-    _, state, report = _run(stack, NIGHTLY, data_interval=night)
-    assert state == "success"
-    assert report["planned"] == len(items)
-    assert report["counts"] == {"current": len(items) - flawed, "gone": 1, "corrupt": 1}
-    assert sum(stack.requested.values()) == flawed
-    assert _sequence_numbers(stack) == before
-
     changed = sorted(set(items) & _with_feature(stack))[0]
     with sqlite3.connect(stack.shop.catalog_path) as catalogue:
         catalogue.execute("update items set img_url = img_url || '?v=2' where item_id = ?", (changed,))
         (url,) = catalogue.execute("select img_url from items where item_id = ?", (changed,)).fetchone()
     stack.search.update(index=stack.index, id=changed, doc={"img_url": url}, refresh=True)
+    before = _sequence_numbers(stack)
+    stack.requested.clear()
     _, state, report = _run(stack, NIGHTLY, data_interval=night)
+    assert state == "success"
+    assert report["planned"] == len(items)
     assert report["counts"] == {"current": len(items) - flawed - 1, "indexed": 1, "gone": 1, "corrupt": 1}
+    assert sum(stack.requested.values()) == flawed + 1
     held = stack.search.get(index=stack.index, id=changed)["_source"]
     assert held["imagenet_feature_img_url"] == url
     after = _sequence_numbers(stack)
@@ -368,14 +365,11 @@ def test_failed_items_are_in_the_ledger_and_tried_again_by_hand(stack):
 
 
 def test_force_does_all_again(stack):
+    """How is tested without Airflow: here, that the form's word gets to the plan."""
     hats = _in_catalogue(stack, "category_id = ?", HATS)
-    before = _sequence_numbers(stack)
-    stack.requested.clear()
-    _, _, report = _run(stack, BACKFILL, conf={"category_ids": [HATS], "force": True})
-    assert report["counts"] == {"indexed": len(hats)}
-    assert sum(stack.requested.values()) == len(hats)
-    after = _sequence_numbers(stack)
-    assert {item for item in after if after[item] != before[item]} == set(hats)
+    conf = {"category_ids": [HATS], "force": True, "dry_run": True}
+    _, _, report = _run(stack, BACKFILL, conf=conf)
+    assert report["counts"] == {"current": 0, "to_do": len(hats)}
 
 
 def test_a_run_tells_how_far_it_is_and_leaves_an_event_with_its_counts(stack):
@@ -395,7 +389,7 @@ def test_a_run_tells_how_far_it_is_and_leaves_an_event_with_its_counts(stack):
 
 def test_past_nights_by_backfill_create(stack):
     newest = stack.shop.newest_night(now=stack.now)[0]
-    nights = [newest - timedelta(days=days) for days in (6, 5)]
+    nights = [newest - timedelta(days=days) for days in (2, 1)]
     first, last = (_seoul(night) for night in nights)
     answer = subprocess.run(
         [*COMMAND, "backfill", "create", "--dag-id", NIGHTLY, "--from-date", first, "--to-date", last],

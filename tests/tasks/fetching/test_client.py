@@ -2,7 +2,6 @@ import datetime
 import email.utils
 import functools
 import gzip
-import ipaddress
 import itertools
 import socket
 import ssl
@@ -18,6 +17,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
+from local_stack.certificates import certificate_for
 from tasks.errors import ConfigurationError
 from tasks.fetching.answers import Fetched
 from tasks.fetching.client import Limits, Transfer
@@ -762,41 +762,6 @@ def test_a_second_address_is_tried_where_the_first_refuses(
 
 
 NAMED = ("first.example", "second.example")
-
-
-def certificate_for(path: Path, address: str, expires_in: datetime.timedelta, *names: str) -> Path:
-    """Write a certificate of that address and of names that nobody but itself has signed, with its key."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives import hashes, serialization
-    from cryptography.hazmat.primitives.asymmetric import ec
-
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, address)])
-    now = datetime.datetime.now(datetime.UTC)
-    signed = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(days=2))
-        .not_valid_after(now + expires_in)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .add_extension(
-            x509.SubjectAlternativeName(
-                [x509.IPAddress(ipaddress.ip_address(address)), *map(x509.DNSName, names)]
-            ),
-            critical=False,
-        )
-        .sign(key, hashes.SHA256())
-    )
-    path.write_bytes(
-        key.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        )
-        + signed.public_bytes(serialization.Encoding.PEM)
-    )
-    return path
 
 
 def tls_with(certificate: Path) -> ssl.SSLContext:
