@@ -555,7 +555,7 @@ def _certificates(ca_file: Path) -> IO[bytes]:
     """Those of the file beside the public ones, in a file that is gone once it is closed: what libcurl reads
     of one it keeps, and what it is given as bytes it reads again for each connection.
     """
-    both = tempfile.NamedTemporaryFile(prefix="certificates-", suffix=".pem")  # noqa: SIM115: the client closes it
+    both = tempfile.NamedTemporaryFile(prefix="certificates-", suffix=".pem")  # noqa: SIM115
     try:
         both.write(Path(certifi.where()).read_bytes() + b"\n" + ca_file.read_bytes())
     except OSError as error:
