@@ -1,20 +1,19 @@
 """Draws what the index finds: a picture a row, and the five pictures that Elasticsearch says are nearest."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain, zip_longest
+from itertools import chain, islice, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from local_stack.shop import Shop
 from tasks.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from elasticsearch import Elasticsearch
+from tasks.search.queries import Item, ItemQueries, Scope
 
 NEIGHBOURS = 5
 CANDIDATES_PER_CATEGORY = 1_000
@@ -60,9 +59,7 @@ class Row:
     neighbours: Sequence[Card]
 
 
-def contact_sheet(
-    client: "Elasticsearch", index: str, version: str, shop: Shop, path: Path, queries: int = 8
-) -> Path:
+def contact_sheet(index: ItemQueries, version: str, shop: Shop, path: Path, queries: int = 8) -> Path:
     """Search for the neighbours of some of the shop's items and draw them to `path`, a PNG.
 
     The queries are items of as many categories as there are, among those with a feature of `version`.
@@ -70,69 +67,51 @@ def contact_sheet(
     Raises:
         ConfigurationError: no item has such a feature.
     """
-    rows = nearest(client, index, version, shop, queries)
+    rows = nearest(index, version, shop, queries)
     if not rows:
         raise ConfigurationError(
-            f"No document of {index} has a feature of version {version}, so there is nothing to search. "
+            f"No document of {index.name} has a feature of version {version}, so there is nothing to search. "
             "Run nightly_feature_index or category_backfill first."
         )
-    draw_contact_sheet(rows, path, subtitle=f"{index}, feature {version}")
+    draw_contact_sheet(rows, path, subtitle=f"{index.name}, feature {version}")
     return path
 
 
-def nearest(client: "Elasticsearch", index: str, version: str, shop: Shop, queries: int) -> list[Row]:
+def nearest(index: ItemQueries, version: str, shop: Shop, queries: int) -> list[Row]:
     """At most `queries` rows, the categories taking turns; none where no item has a feature of `version`."""
     names = shop.category_names()
 
-    def card(hit: dict[str, Any], cosine: float | None = None) -> Card:
-        source = hit["_source"]
-        category = names.get(source["category_id"], source["category_id"])
-        return Card(shop.picture(source["img_url"]), source["item_name"], category, cosine)
+    def card(item: Item, cosine: float | None = None) -> Card:
+        category = item.category_id or ""
+        picture = shop.picture(item.img_url) if item.img_url else None
+        return Card(picture, item.item_name or item.item_id, names.get(category, category), cosine)
 
     rows = []
-    for hit in _choose_queries(client, index, version, shop, queries):
-        found = client.search(
-            index=index,
-            knn={
-                "field": "imagenet_feature",
-                "query_vector": hit["fields"]["imagenet_feature"],
-                "k": NEIGHBOURS + 1,
-                "num_candidates": 200,
-                "filter": {"term": {"imagenet_feature_version": version}},
-            },
-            size=NEIGHBOURS + 1,
-            source=["item_name", "category_id", "img_url"],
-        )["hits"]["hits"]
-        others = [other for other in found if other["_id"] != hit["_id"]][:NEIGHBOURS]
-        # Elasticsearch scores a cosine as (1 + cosine) / 2.
-        rows.append(Row(card(hit), [card(other, 2 * other["_score"] - 1) for other in others]))
+    for item, feature in _choose_queries(index, version, shop, queries):
+        found = index.nearest(feature, Scope(version, without=item.item_id), NEIGHBOURS)
+        rows.append(Row(card(item), [card(other.item, other.cosine) for other in found]))
     return rows
 
 
 def _choose_queries(
-    client: "Elasticsearch", index: str, version: str, shop: Shop, queries: int
-) -> list[dict[str, Any]]:
-    """Documents with a feature, the categories taking turns."""
-    by_category = []
-    for item_ids in shop.newest_items(CANDIDATES_PER_CATEGORY).values():
-        hits = client.search(
-            index=index,
-            query={
-                "bool": {
-                    "filter": [
-                        {"ids": {"values": item_ids}},
-                        {"term": {"imagenet_feature_version": version}},
-                        {"exists": {"field": "imagenet_feature"}},
-                    ]
-                }
-            },
-            size=queries,
-            source=["item_name", "category_id", "img_url"],
-            fields=["imagenet_feature"],
-        )["hits"]["hits"]
-        by_category.append(hits)
+    index: ItemQueries, version: str, shop: Shop, queries: int
+) -> list[tuple[Item, NDArray[np.float32]]]:
+    """Items with a feature, the categories taking turns."""
+    by_category = (
+        _with_feature(index, version, item_ids)
+        for item_ids in shop.newest_items(CANDIDATES_PER_CATEGORY).values()
+    )
     in_turn = chain.from_iterable(zip_longest(*by_category))
-    return [hit for hit in in_turn if hit is not None][:queries]
+    return list(islice((found for found in in_turn if found is not None), queries))
+
+
+def _with_feature(
+    index: ItemQueries, version: str, item_ids: Sequence[str]
+) -> Iterator[tuple[Item, NDArray[np.float32]]]:
+    for item_id, item in index.items(item_ids).items():
+        found = index.item(item_id) if item.version == version else None
+        if found and found[1] is not None:
+            yield item, found[1]
 
 
 def draw_contact_sheet(rows: Sequence[Row], path: Path, *, subtitle: str = "") -> None:

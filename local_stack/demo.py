@@ -16,6 +16,9 @@ from tasks import files
 from tasks.errors import FeatureIndexError, RunFailedError
 from tasks.runs import reports
 from tasks.runs.run import SHOP_TIME
+from tasks.search.document_fields import DocumentFields
+from tasks.search.queries import ItemQueries
+from tasks.shop.connections import SEARCH, Connection
 
 NIGHTLY = "nightly_feature_index"
 BACKFILL = "category_backfill"
@@ -81,8 +84,9 @@ def _show(running: Stack) -> None:
     name = shop.category_names().get(category_id, "")
     _run(running, BACKFILL, f"Backfill of category {category_id} {name}", {"category_ids": [category_id]})
     path = contact_sheet(
-        running.search,
-        running.settings.index,
+        ItemQueries(
+            Connection.from_environment(SEARCH), running.settings.index, DocumentFields.of(running.settings)
+        ),
         report["feature_version"],
         shop,
         running.settings.data_dir / "contact_sheet.png",

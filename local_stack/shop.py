@@ -32,6 +32,7 @@ from local_stack import drawing, garments
 from local_stack.garments import CATEGORIES, Photograph, draw
 from local_stack.process import free_port, require_free
 from tasks.errors import ConfigurationError, ServiceUnavailableError
+from tasks.search.document_fields import USUAL_FIELDS, DocumentFields
 from tasks.settings import REPOSITORY
 
 if TYPE_CHECKING:
@@ -235,7 +236,9 @@ class Shop:
         """The file behind one of the shop's picture URLs; it need not be there."""
         return self.image_root / unquote(urlsplit(img_url).path).lstrip("/")
 
-    def write_documents(self, client: "Elasticsearch", index: str) -> int:
+    def write_documents(
+        self, client: "Elasticsearch", index: str, fields: DocumentFields = USUAL_FIELDS
+    ) -> int:
         """Do what the core server does: write a document for each item that has none.
 
         Documents that are there keep all they have. Without an index, Elasticsearch makes one with
@@ -253,7 +256,7 @@ class Shop:
         written = 0
         try:
             for ok, answer in helpers.streaming_bulk(
-                client, self._documents(index), raise_on_error=False, max_retries=5
+                client, self._documents(index, fields), raise_on_error=False, max_retries=5
             ):
                 result = answer["create"]
                 written += ok
@@ -266,12 +269,12 @@ class Shop:
             raise ServiceUnavailableError(f"Elasticsearch took no documents for {index}: {error}.") from error
         return written
 
-    def _documents(self, index: str) -> Iterator[dict[str, Any]]:
+    def _documents(self, index: str, fields: DocumentFields) -> Iterator[dict[str, Any]]:
         columns = ("item_id", "item_name", "category_id", "img_url")
         with _reading(self.catalog_path) as catalogue:
             for row in catalogue.execute(f"SELECT {', '.join(columns)} FROM items ORDER BY item_id"):
                 if row[0] not in self.without_document:
-                    source = dict(zip(columns, row, strict=True))
+                    source = fields.document(dict(zip(columns, row, strict=True)))
                     yield {"_op_type": "create", "_index": index, "_id": row[0], "_source": source}
 
 

@@ -23,6 +23,7 @@ from local_stack.shop import Shop
 from tasks import files
 from tasks.errors import ConfigurationError
 from tasks.search.client import client
+from tasks.search.document_fields import DocumentFields
 from tasks.settings import REPOSITORY, Settings
 from tasks.shop.connections import CATALOGUE, SEARCH, Connection
 
@@ -104,7 +105,8 @@ class Stack:
                 )
                 if stays:
                     _serve(folder, settings, record)
-                if shop is not None and (written := shop.write_documents(search, settings.index)):
+                fields = DocumentFields.of(settings)
+                if shop is not None and (written := shop.write_documents(search, settings.index, fields)):
                     say(f"The shop's core server wrote {written} documents to {settings.index}.")
                 return cls(folder, shop, settings, search, running.result())
         except BaseException:

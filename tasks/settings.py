@@ -1,5 +1,6 @@
 """Every setting, named once: the environment variable is FEATURES_ and the field's name in capitals."""
 
+import itertools
 import json
 import re
 from pathlib import Path
@@ -27,6 +28,14 @@ class Settings(BaseSettings):
     """Where plans, stage files and reports go; a folder that all workers share."""
     index: str = "img_list"
     """The Elasticsearch index, or alias, whose documents get the feature."""
+    document_url_field: str = "img_url"
+    """Where the shop's documents hold the URL of an item's picture: a field, dotted where it is inside
+    another one, such as `image.src`; `none` where they do not hold it, and the catalogue's URL alone counts.
+    """
+    document_category_field: str = "category_id"
+    """Where they hold the id of an item's category, likewise; with `none` pages count no categories."""
+    document_name_field: str = "item_name"
+    """Where they hold an item's name, likewise; with `none` items are found by their id alone."""
     image_hosts: Annotated[tuple[str, ...], NoDecode] = ()
     """Hosts pictures may come from, separated by commas; `*.cdn.example` is every host below that name, `*`
     any public one, and a private or loopback one counts only where it is listed as host:port."""
@@ -179,6 +188,29 @@ class Settings(BaseSettings):
                 "with FEATURES_PROXY the proxy alone sees addresses: name the hosts in FEATURES_IMAGE_HOSTS "
                 "instead of *"
             )
+        return self
+
+    @field_validator("document_url_field", "document_category_field", "document_name_field")
+    @classmethod
+    def _dotted_path(cls, value: str) -> str:
+        # Elasticsearch's lists of fields are joined by commas, and * stands for any of them.
+        if value.startswith("imagenet_feature") or not re.fullmatch(
+            r"([^.,*\x00-\x1f]+\.)*[^.,*\x00-\x1f]+", value
+        ):
+            raise ValueError(
+                "the name of one field of the shop's documents is wanted, such as image.src, or none"
+            )
+        return value
+
+    @model_validator(mode="after")
+    def _no_field_within_another(self) -> Self:
+        names = (self.document_url_field, self.document_category_field, self.document_name_field)
+        for one, other in itertools.permutations((name for name in names if name != "none"), 2):
+            if f"{other}.".startswith(f"{one}."):
+                raise ValueError(
+                    "FEATURES_DOCUMENT_URL_FIELD, FEATURES_DOCUMENT_CATEGORY_FIELD and "
+                    f"FEATURES_DOCUMENT_NAME_FIELD must be three fields: {one} cannot hold {other}"
+                )
         return self
 
     @field_validator("data_dir", "model_dir", "ca_file")

@@ -3,6 +3,7 @@
 from airflow.sdk import Connection as AirflowConnection
 from airflow.sdk.exceptions import AirflowNotFoundException
 
+from tasks.search.document_fields import DocumentFields
 from tasks.search.queries import ItemQueries
 from tasks.settings import Settings
 from tasks.shop.connections import LEDGER, Connection, search_found_by
@@ -11,7 +12,7 @@ from tasks.shop.ledger import Ledger
 
 def item_queries(settings: Settings) -> ItemQueries:
     """The shop's index; raises ConfigurationError where there is no connection shop_search."""
-    return ItemQueries(search_found_by(_find), settings.index)
+    return ItemQueries(search_found_by(_find), settings.index, DocumentFields.of(settings))
 
 
 def ledger(settings: Settings) -> Ledger:

@@ -7,5 +7,6 @@
 | `exact` | the nearest items by comparing with every feature |
 | `queries` | what pages ask: coverage, items, the nearest ones |
 | `mapping` | the fields we add, and what an index must be to take them |
+| `document_fields` | where the shop's documents hold URL, category and name |
 | `client` | the connection, and its errors in words |
 """

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from tasks.errors import ConfigurationError, ServiceUnavailableError
+from tasks.search.document_fields import USUAL_FIELDS, DocumentFields
 from tasks.shop.connections import Connection
 
 if TYPE_CHECKING:
@@ -24,8 +25,10 @@ class IndexClient:
     and ConfigurationError when it refuses for a reason that a person has to mend.
     """
 
-    def __init__(self, connection: Connection, index: str) -> None:
+    def __init__(self, connection: Connection, index: str, fields: DocumentFields = USUAL_FIELDS) -> None:
+        """Reach the index, whose documents hold the shop's values in `fields`."""
         self.name = index
+        self.fields = fields
         self.url = address(connection)
         """Of the server, without log-in."""
         self.client = client(connection)
@@ -56,6 +59,11 @@ class IndexClient:
             if error.status_code in (408, 429) or error.status_code >= 500:
                 raise ServiceUnavailableError(
                     f"Elasticsearch at {self.url} answers {error.status_code}: {_reason(error)}. Try later."
+                ) from None
+            if error.error == "index_not_found_exception":
+                raise ConfigurationError(
+                    f"There is no index {self.name} at {self.url} yet. It appears with the shop's first "
+                    "document; if it has another name, set FEATURES_INDEX."
                 ) from None
             raise ConfigurationError(
                 f"Elasticsearch at {self.url} refuses a request on the index {self.name} "

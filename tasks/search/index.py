@@ -10,7 +10,6 @@ from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.search.client import IndexClient
 from tasks.search.mapping import (
     AT,
-    DOCUMENT_FIELDS,
     FIELDS,
     IMAGE,
     URL,
@@ -29,6 +28,8 @@ _PATIENCE = (429, 503)
 """Answers with which Elasticsearch asks for another try later."""
 _TRANSIENT = (*_PATIENCE, 500, 502, 504)
 """Answers after which another try may succeed: also what a node says of a document while it closes."""
+_LOOKED_AT = 100
+"""Documents."""
 _REFUSED = (401, 403)
 """Answers to a document that hold for the index: no privilege, or blocked for writing."""
 _LASTING = ("illegal_argument_exception", "index_closed_exception")
@@ -41,13 +42,18 @@ class Document:
 
     index: str
     """The index that holds it, where our name for it is an alias."""
-    img_url: str | None
+    urls: tuple[str, ...] | None
+    """Those of its pictures; None where the shop's documents hold none."""
     version: str | None
     feature_url: str | None
     image: str | None
     at: datetime | None
     seq_no: int
     primary_term: int
+
+    def lacks(self, url: str | None) -> bool:
+        """Whether it should hold this URL and does not."""
+        return self.urls is not None and url not in self.urls
 
 
 class SearchIndex(IndexClient):
@@ -82,7 +88,7 @@ class SearchIndex(IndexClient):
             if not self.client.indices.exists(index=self.name):
                 try:
                     self.client.indices.create(
-                        index=self.name, mappings={"properties": DOCUMENT_FIELDS | FIELDS}
+                        index=self.name, mappings={"properties": self.fields.properties() | FIELDS}
                     )
                 except BadRequestError as error:
                     if error.error != "resource_already_exists_exception":  # the core server was faster
@@ -114,6 +120,26 @@ class SearchIndex(IndexClient):
                 f"The index {self.name} holds features of {held}, and this would add {version}. "
                 "Features of two versions cannot be compared. Install the model they were made with, take "
                 "another index, or set FEATURES_MIX_VERSIONS=true if searches filter on the version."
+            )
+
+    def refuse_unknown_urls(self) -> None:
+        """Refuse an index none of whose documents holds a URL where the settings say.
+
+        Raises:
+            ConfigurationError: every item would wait for its document.
+        """
+        field = self.fields.url
+        if field is None:
+            return
+        # Those that have the field come first; where it is not mapped, any may have it.
+        query = {"bool": {"should": [{"exists": {"field": field}}, {"match_all": {}}]}}
+        with self.errors_explained():
+            hits = self.search(size=_LOOKED_AT, query=query, source=[field])["hits"]["hits"]
+        if hits and not any(self.fields.urls(hit.get("_source", {})) for hit in hits):
+            raise ConfigurationError(
+                f"No document of {self.name} holds the URL of its picture in {field}, so every item would "
+                "wait for its document. Set FEATURES_DOCUMENT_URL_FIELD to the field that holds it, such as "
+                "image.src, or to none if documents hold none; then the catalogue's URL counts."
             )
 
     def current(self, urls: Mapping[str, str | None], version: str) -> set[str]:
@@ -149,7 +175,7 @@ class SearchIndex(IndexClient):
             answer = self.client.mget(
                 index=self.name,
                 ids=list(item_ids),
-                source_includes=["img_url", VERSION, URL, IMAGE, AT],
+                source_includes=[*filter(None, [self.fields.url]), VERSION, URL, IMAGE, AT],
             )
         result = {}
         for found in answer["docs"]:
@@ -163,7 +189,7 @@ class SearchIndex(IndexClient):
                 source = found.get("_source", {})
                 result[found["_id"]] = Document(
                     index=found["_index"],
-                    img_url=source.get("img_url"),
+                    urls=self.fields.urls(source),
                     version=source.get(VERSION),
                     feature_url=source.get(URL),
                     image=source.get(IMAGE),

@@ -28,14 +28,6 @@ FIELDS: dict[str, dict[str, Any]] = {
 }
 """The fields we add to the shop's documents."""
 
-DOCUMENT_FIELDS: dict[str, dict[str, Any]] = {
-    "item_id": {"type": "keyword"},
-    "item_name": {"type": "text"},
-    "category_id": {"type": "keyword"},
-    "img_url": {"type": "keyword", "ignore_above": 8191},
-}
-"""The core server's fields, for an index that we create."""
-
 
 _OLDEST_SERVER = (9, 3)
 

@@ -2,6 +2,7 @@
 
 import base64
 import functools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +12,8 @@ from numpy.typing import NDArray
 
 from tasks.errors import ConfigurationError
 from tasks.search.client import IndexClient
-from tasks.search.mapping import FEATURE, VERSION, of_version
+from tasks.search.document_fields import values
+from tasks.search.mapping import FEATURE, URL, VERSION, of_version
 
 _MOST_CATEGORIES = 1_000
 _CANDIDATES = 100
@@ -22,7 +24,6 @@ many of the nearest ("recall" of int8_hnsw in docs/figures.md)."""
 _FEATURES_AT_ONCE = 1_000
 _PACKED = [{"field": FEATURE, "format": "binary"}]
 """Features as base64: as numbers they take eight times as long to read."""
-_SHOWN_FIELDS = ["item_name", "category_id", "img_url", VERSION]
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,19 +45,20 @@ class Coverage:
     categories: tuple[Category, ...]
     """By their ids, the first 1,000."""
     elsewhere: int
-    """Documents without a category, or of those beyond the first 1,000."""
+    """Documents without a category, and those of categories beyond the first 1,000."""
     versions: Mapping[str, int]
     """Documents by the version of their feature."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What people see of a document; what the core server left out is None."""
+    """What people see of a document, of several values the first; what the core server left out is None."""
 
     item_id: str
     item_name: str | None
     category_id: str | None
     img_url: str | None
+    """Of several the one that its feature is of, which also stands for it where documents hold none."""
     version: str | None
     """Of its feature."""
 
@@ -97,29 +99,35 @@ class ItemQueries(IndexClient):
             ConfigurationError: the index does not exist, or holds no category that can be counted.
         """
         with self.errors_explained():
-            categories = {"terms": self._categories()}
+            categories = self._by_category()
             answer = self.search(
                 size=0,
                 track_total_hits=True,
                 aggs={
                     "versions": {"terms": {"field": VERSION, "size": 100}},
-                    "categories": categories,
+                    **categories,
                     # Once for all: in each category anew, the filter would cost three times as much.
-                    "current": {"filter": of_version(version), "aggs": {"categories": categories}},
+                    "current": {"filter": of_version(version), "aggs": categories},
                 },
             )
         counted = answer["aggregations"]
         documents = answer["hits"]["total"]["value"]
-        current = {b["key"]: b["doc_count"] for b in counted["current"]["categories"]["buckets"]}
+        current = {b["key"]: b["doc_count"] for b in _buckets(counted["current"])}
         found = tuple(
             Category(str(bucket["key"]), bucket["doc_count"], current.get(bucket["key"], 0))
-            for bucket in counted["categories"]["buckets"]
+            for bucket in _buckets(counted)
+        )
+        # Not what is left of the sum: a document of several categories counts in each of them.
+        elsewhere = (
+            counted["without"]["doc_count"] + counted["categories"]["sum_other_doc_count"]
+            if categories
+            else documents
         )
         return Coverage(
             documents=documents,
             current=counted["current"]["doc_count"],
             categories=found,
-            elsewhere=documents - sum(category.documents for category in found),
+            elsewhere=elsewhere,
             versions={bucket["key"]: bucket["doc_count"] for bucket in counted["versions"]["buckets"]},
         )
 
@@ -128,7 +136,7 @@ class ItemQueries(IndexClient):
         with self.errors_explained():
             answer = self.search(
                 size=0,
-                query={"term": {self._category_field: category_id}},
+                query=self._of_category(category_id),
                 track_total_hits=True,
                 aggs={"current": {"filter": of_version(version)}},
             )
@@ -138,43 +146,42 @@ class ItemQueries(IndexClient):
     def find(self, text: str, at_most: int) -> list[Item]:
         """Items whose id is `text`, then those with all its words in their name; the last word may be cut
         off. Sees what the index has refreshed."""
-        named = {"match_bool_prefix": {"item_name": {"query": text, "operator": "and"}}}
+        wanted: list[dict[str, Any]] = [{"ids": {"values": [text], "boost": 1_000}}]
+        if name := self.fields.name:
+            wanted.append({"match_bool_prefix": {name: {"query": text, "operator": "and"}}})
         with self.errors_explained():
             answer = self.search(
                 size=at_most,
-                query={"bool": {"should": [{"ids": {"values": [text], "boost": 1_000}}, named]}},
+                query={"bool": {"should": wanted}},
                 track_total_hits=False,
-                source=_SHOWN_FIELDS,
+                source=self._shown,
             )
-        return [_item(hit) for hit in answer["hits"]["hits"]]
+        return [self._item(hit) for hit in answer["hits"]["hits"]]
 
     def item(self, item_id: str) -> tuple[Item, NDArray[np.float32] | None] | None:
         """An item with its feature [dims], whatever its version; None where the index has no such item, as
         far as it has refreshed."""
         with self.errors_explained():
             answer = self.search(
-                query={"ids": {"values": [item_id]}}, source=_SHOWN_FIELDS, docvalue_fields=_PACKED
+                query={"ids": {"values": [item_id]}}, source=self._shown, docvalue_fields=_PACKED
             )
         for hit in answer["hits"]["hits"]:
-            return _item(hit), _features([hit])[0] if FEATURE in hit.get("fields", {}) else None
+            return self._item(hit), _features([hit])[0] if FEATURE in hit.get("fields", {}) else None
         return None
 
     def items(self, item_ids: Sequence[str]) -> dict[str, Item]:
         """These items, at most 10,000; one that is not there is absent."""
         with self.errors_explained():
             answer = self.search(
-                size=len(item_ids), query={"ids": {"values": list(item_ids)}}, source=_SHOWN_FIELDS
+                size=len(item_ids), query={"ids": {"values": list(item_ids)}}, source=self._shown
             )
-        return {hit["_id"]: _item(hit) for hit in answer["hits"]["hits"]}
+        return {hit["_id"]: self._item(hit) for hit in answer["hits"]["hits"]}
 
     def categories(self, version: str) -> dict[str, int]:
         """The categories with a feature of `version`, the first 1,000, with the number of such documents."""
         with self.errors_explained():
-            answer = self.search(
-                size=0, query=of_version(version), aggs={"categories": {"terms": self._categories()}}
-            )
-        buckets = answer["aggregations"]["categories"]["buckets"]
-        return {str(bucket["key"]): bucket["doc_count"] for bucket in buckets}
+            answer = self.search(size=0, query=of_version(version), aggs=self._by_category())
+        return {str(b["key"]): b["doc_count"] for b in _buckets(answer.get("aggregations", {}))}
 
     def count(self, scope: Scope) -> int:
         """How many items a search within the scope can find."""
@@ -196,10 +203,10 @@ class ItemQueries(IndexClient):
                     "filter": self._within(scope),
                     "rescore_vector": {"oversample": _OVERSAMPLE},
                 },
-                source=_SHOWN_FIELDS,
+                source=self._shown,
             )
         # Elasticsearch scores a cosine as (1 + cosine) / 2.
-        return [Neighbour(_item(hit), 2 * hit["_score"] - 1) for hit in answer["hits"]["hits"]]
+        return [Neighbour(self._item(hit), 2 * hit["_score"] - 1) for hit in answer["hits"]["hits"]]
 
     def features(self, scope: Scope) -> Iterator[tuple[list[str], NDArray[np.float32]]]:
         """Every feature that a search within the scope can find, as the index is at one moment.
@@ -232,47 +239,79 @@ class ItemQueries(IndexClient):
             finally:
                 self.client.close_point_in_time(id=point)
 
-    def _categories(self) -> dict[str, Any]:
-        """The aggregation that counts documents by category."""
-        return {"field": self._category_field, "size": _MOST_CATEGORIES, "order": {"_key": "asc"}}
+    @property
+    def _shown(self) -> list[str]:
+        return [*self.fields.read, URL, VERSION]
+
+    def _item(self, hit: Mapping[str, Any]) -> Item:
+        """A document as searches give it; what it holds is what anyone has written there."""
+        source = hit.get("_source", {})
+        fields = self.fields
+        urls = fields.urls(source)
+        feature_url = source.get(URL)
+        return Item(
+            hit["_id"],
+            item_name=_first(source, fields.name),
+            category_id=_first(source, fields.category),
+            img_url=urls[0] if urls and feature_url not in urls else feature_url,
+            version=_first(source, VERSION),
+        )
+
+    def _by_category(self) -> dict[str, Any]:
+        """The aggregations that count documents by category, and those without any."""
+        if self._category_field is None:
+            return {}
+        terms = {"field": self._category_field, "size": _MOST_CATEGORIES, "order": {"_key": "asc"}}
+        return {"categories": {"terms": terms}, "without": {"missing": {"field": self._category_field}}}
+
+    def _of_category(self, category_id: str) -> dict[str, Any]:
+        return {"term": {self._category_field: category_id}} if self._category_field else {"match_none": {}}
 
     def _within(self, scope: Scope) -> dict[str, Any]:
         """The query for a scope's documents."""
         filters = [of_version(scope.version)]
         if scope.category_id:
-            filters.append({"term": {self._category_field: scope.category_id}})
+            filters.append(self._of_category(scope.category_id))
         excluded = [{"ids": {"values": [scope.without]}}] if scope.without else []
         return {"bool": {"filter": filters, "must_not": excluded}}
 
     @functools.cached_property
-    def _category_field(self) -> str:
-        return self._keyword("category_id")
-
-    def _keyword(self, field: str) -> str:
-        """The field that `field` can be counted by: itself, or its keyword where it is mapped as text."""
-        from elasticsearch import NotFoundError
-
-        names = (field, f"{field}.keyword")
-        try:
-            found = self.client.field_caps(index=self.name, fields=list(names))["fields"]
-        except NotFoundError:
-            raise ConfigurationError(
-                f"There is no index {self.name} at {self.url} yet. It appears with the shop's first "
-                "document; if it has another name, set FEATURES_INDEX."
-            ) from None
-        for name in names:
-            if name in found and all(kind["aggregatable"] for kind in found[name].values()):
-                return name
+    def _category_field(self) -> str | None:
+        """The field that documents can be counted by: that of the category, or a keyword made of it."""
+        field = self.fields.category
+        if field is None:
+            return None
+        outer = [field[: dot.start()] for dot in re.finditer(r"\.", field)]
+        found = self.client.field_caps(index=self.name, fields=[*outer, field, f"{field}.*"])["fields"]
+        if not found.get(field, {}).keys() & {"object", "nested"}:
+            # Of several the usual one first.
+            within = sorted(found.keys() - {field, *outer}, key=lambda name: name != f"{field}.keyword")
+            for name in (field, *within):
+                kinds = found.get(name, {}).values()
+                if kinds and all(k["aggregatable"] for k in kinds) and self._is_seen(name, outer, found):
+                    return str(name)
         raise ConfigurationError(
-            f"The index {self.name} cannot be counted by {field}: neither {' nor '.join(names)} is a keyword."
+            f"The index {self.name} cannot be counted by {field}: it is no keyword outside of nested "
+            "objects, and has none. Set FEATURES_DOCUMENT_CATEGORY_FIELD to the field of the category, "
+            "or to none."
         )
 
+    def _is_seen(self, field: str, outer: Sequence[str], found: Mapping[str, Any]) -> bool:
+        """Whether searches of whole documents see the field: of nested objects they see what is included."""
+        if not any("nested" in found.get(name, {}) for name in outer):
+            return True
+        answer = self.search(size=0, query={"exists": {"field": field}}, track_total_hits=1)
+        return bool(answer["hits"]["total"]["value"])
 
-def _item(hit: Mapping[str, Any]) -> Item:
-    """A document as searches give it; what it holds is what anyone has written there."""
-    source = hit.get("_source", {})
-    shown = (source.get(field) for field in _SHOWN_FIELDS)
-    return Item(hit["_id"], *(None if value is None else str(value) for value in shown))
+
+def _buckets(aggregations: Mapping[str, Any]) -> list[dict[str, Any]]:
+    buckets: list[dict[str, Any]] = aggregations.get("categories", {}).get("buckets", [])
+    return buckets
+
+
+def _first(source: Mapping[str, Any], field: str | None) -> str | None:
+    found = values(source, field) if field else []
+    return str(found[0]) if found else None
 
 
 def _features(hits: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:

@@ -146,7 +146,8 @@ class Writer:
                     unsure.append(item)
                 else:
                     outcomes[item.item_id] = (Status.WAITING_FOR_DOCUMENT, None)
-            elif self._create or document.img_url != item.row["img_url"]:
+            # A document may hold several URLs, of which the first is its picture as far as it tells.
+            elif self._create or not document.urls or item.row["img_url"] != document.urls[0]:
                 unsure.append(item)
             elif outcome := self._written_since(item, document):
                 outcomes[item.item_id] = outcome
@@ -155,14 +156,12 @@ class Writer:
             if now.get(item.item_id) != item.row["img_url"]:
                 has = "has another URL by now" if item.item_id in now else "no longer has the item"
                 outcomes[item.item_id] = (Status.SUPERSEDED, f"the catalogue {has}")
-            elif not self._create:
-                outcomes[item.item_id] = (
-                    Status.WAITING_FOR_DOCUMENT,
-                    "the document does not have this URL yet",
-                )
-            elif (document := documents.get(item.item_id)) and (
-                outcome := self._written_since(item, document)
-            ):
+                continue
+            document = documents.get(item.item_id)
+            if document and not self._create and document.lacks(item.row["img_url"]):
+                reason = "the document does not have this URL yet"
+                outcomes[item.item_id] = (Status.WAITING_FOR_DOCUMENT, reason)
+            elif document and (outcome := self._written_since(item, document)):
                 outcomes[item.item_id] = outcome
         return outcomes
 
@@ -191,7 +190,7 @@ class Writer:
             AT: item.at.isoformat(),
         }
         if self._create:
-            fields = dict(item.row) | fields
+            fields = self._index.fields.document(item.row) | fields
         if document is None:
             return {
                 "_op_type": "create",

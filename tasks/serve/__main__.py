@@ -21,6 +21,7 @@ from pathlib import Path
 import uvicorn
 
 from tasks.errors import ConfigurationError, FeatureIndexError
+from tasks.search.document_fields import DocumentFields
 from tasks.search.index import SearchIndex
 from tasks.serve.api import Service, create_app
 from tasks.serve.client import Inference
@@ -81,9 +82,10 @@ def serve(settings: Settings) -> None:
         ending.enter_context(_held(path))
         features = ending.enter_context(Features(settings))
         version = features.model.version
-        documents = Saving(SearchIndex(connection, settings.index), version, settings, create=False)
+        fields = DocumentFields.of(settings)
+        documents = Saving(SearchIndex(connection, settings.index, fields), version, settings, create=False)
         ending.callback(documents.close)
-        whole = Saving(SearchIndex(connection, settings.serve_index), version, settings, create=True)
+        whole = Saving(SearchIndex(connection, settings.serve_index, fields), version, settings, create=True)
         ending.callback(whole.close)
         limit = ConcurrencyLimit(settings.serve_requests, settings.serve_timeout)
         ending.callback(limit.close)

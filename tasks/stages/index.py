@@ -12,6 +12,7 @@ from tasks.errors import ServiceUnavailableError
 from tasks.progress import Progress, silent
 from tasks.runs import packs
 from tasks.runs.run import Chunk, Plan
+from tasks.search.document_fields import DocumentFields
 from tasks.search.index import SearchIndex, can_be_id
 from tasks.search.writing import Ready, WriteOutcome, Writer
 from tasks.settings import Settings
@@ -67,7 +68,7 @@ def run(chunk: Chunk, settings: Settings, services: Services, progress: Progress
 
 
 def _writer(plan: Plan, settings: Settings, services: Services, clock: Clock) -> Writer:
-    index = SearchIndex(services.search, settings.index)
+    index = SearchIndex(services.search, settings.index, DocumentFields.of(settings))
     # An alias may have moved since the plan, to an index that would map a vector as it likes.
     if not index.check():
         raise ServiceUnavailableError(

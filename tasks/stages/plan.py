@@ -18,6 +18,7 @@ from tasks.progress import Progress, silent
 from tasks.runs import packs, reports
 from tasks.runs.labels import named_host
 from tasks.runs.run import Plan, Request
+from tasks.search.document_fields import DocumentFields
 from tasks.search.index import SearchIndex
 from tasks.settings import Settings
 from tasks.shop.catalogue import EARLIEST, LATEST, Catalogue, Item
@@ -50,11 +51,13 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
             "shop's pictures, separated by commas (a private one as host:port), or to * for any public host."
         )
     version = feature_version(settings)
-    index = SearchIndex(services.search, settings.index)
+    index = SearchIndex(services.search, settings.index, DocumentFields.of(settings))
     catalogue = Catalogue(services.catalogue)
     exists = index.check()
     if exists:
         index.refuse_second_version(version, settings)
+        if not settings.create_documents:
+            index.refuse_unknown_urls()
     notices = request.notices + tuple(
         f"Planning is slower than need be: the catalogue lacks an index ({statement})."
         for statement in catalogue.missing_indexes()

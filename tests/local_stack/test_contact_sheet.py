@@ -9,6 +9,8 @@ from PIL import Image
 from local_stack.contact_sheet import Card, Row, contact_sheet, draw_contact_sheet, nearest
 from local_stack.shop import Shop
 from tasks.errors import ConfigurationError
+from tasks.search.queries import ItemQueries
+from tests.shop_fixtures import search_connection
 
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
@@ -67,14 +69,19 @@ def add_features(search_client: "Elasticsearch", index: str, shop: Shop) -> Call
     return add
 
 
+@pytest.fixture
+def queries(elasticsearch_url: str, index: str) -> ItemQueries:
+    return ItemQueries(search_connection(elasticsearch_url), index)
+
+
 ALL = [f"0{plane}0{number}" for plane in (2, 5, 7) for number in range(8)]
 
 
 def test_neighbours_are_those_of_elasticsearch(
-    search_client: "Elasticsearch", index: str, shop: Shop, add_features: Callable[..., None]
+    queries: ItemQueries, shop: Shop, add_features: Callable[..., None]
 ) -> None:
     add_features(ALL)
-    found = nearest(search_client, index, VERSION, shop, 3)
+    found = nearest(queries, VERSION, shop, 3)
     assert sorted(row.query.category for row in found) == ["hat", "pants", "shoes"]
     for row in found:
         assert row.query.cosine is None
@@ -93,30 +100,28 @@ def test_neighbours_are_those_of_elasticsearch(
 
 
 def test_features_of_another_version_are_not_found(
-    search_client: "Elasticsearch", index: str, shop: Shop, add_features: Callable[..., None]
+    queries: ItemQueries, shop: Shop, add_features: Callable[..., None]
 ) -> None:
     add_features(ALL[:8], "older")
     add_features(ALL[8:11])
-    found = nearest(search_client, index, VERSION, shop, 8)
+    found = nearest(queries, VERSION, shop, 8)
     assert {row.query.category for row in found} == {"pants"}
     assert [len(row.neighbours) for row in found] == [2, 2, 2]
 
 
-def test_categories_take_turns(
-    search_client: "Elasticsearch", index: str, shop: Shop, add_features: Callable[..., None]
-) -> None:
+def test_categories_take_turns(queries: ItemQueries, shop: Shop, add_features: Callable[..., None]) -> None:
     add_features(ALL[6:])  # two hats are left
-    found = nearest(search_client, index, VERSION, shop, 8)
+    found = nearest(queries, VERSION, shop, 8)
     categories = [row.query.category for row in found]
     assert categories == ["hat", "pants", "shoes", "hat", "pants", "shoes", "pants", "shoes"]
 
 
 def test_the_sheet_is_a_png_with_the_pictures(
-    search_client: "Elasticsearch", index: str, shop: Shop, add_features: Callable[..., None], tmp_path: Path
+    queries: ItemQueries, shop: Shop, add_features: Callable[..., None], tmp_path: Path
 ) -> None:
     add_features(ALL)
     path = tmp_path / "deep" / "sheet.png"
-    assert contact_sheet(search_client, index, VERSION, shop, path, queries=3) == path
+    assert contact_sheet(queries, VERSION, shop, path, queries=3) == path
     assert [entry.name for entry in path.parent.iterdir()] == ["sheet.png"]
     with Image.open(path) as sheet:
         assert sheet.format == "PNG"
@@ -127,13 +132,13 @@ def test_the_sheet_is_a_png_with_the_pictures(
 
 
 def test_without_features_it_says_what_to_run(
-    search_client: "Elasticsearch", index: str, shop: Shop, add_features: Callable[..., None], tmp_path: Path
+    queries: ItemQueries, index: str, shop: Shop, add_features: Callable[..., None], tmp_path: Path
 ) -> None:
     add_features([])
     with pytest.raises(
         ConfigurationError, match=rf"No document of {index} has a feature of version {VERSION}"
     ):
-        contact_sheet(search_client, index, VERSION, shop, tmp_path / "sheet.png")
+        contact_sheet(queries, VERSION, shop, tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
 
 

@@ -11,6 +11,9 @@ from tasks.settings import REPOSITORY, Settings
 VALUES: dict[str, tuple[str, str, Any]] = {
     "FEATURES_DATA_DIR": ("data_dir", "/mnt/features", Path("/mnt/features")),
     "FEATURES_INDEX": ("index", "img_list_2", "img_list_2"),
+    "FEATURES_DOCUMENT_URL_FIELD": ("document_url_field", "image.src", "image.src"),
+    "FEATURES_DOCUMENT_CATEGORY_FIELD": ("document_category_field", "taxonomy.id", "taxonomy.id"),
+    "FEATURES_DOCUMENT_NAME_FIELD": ("document_name_field", "none", "none"),
     "FEATURES_IMAGE_HOSTS": ("image_hosts", "cdn.example.com", ("cdn.example.com",)),
     "FEATURES_IMAGE_HEADERS": (
         "image_headers",
@@ -132,6 +135,11 @@ def test_an_empty_variable_means_the_default(variable: str, monkeypatch: pytest.
         ("FEATURES_IMAGE_HOSTS", "cdn.example.com,10.0.0.7"),
         ("FEATURES_IMAGE_HOSTS", "cdn.*"),
         ("FEATURES_IMAGE_HOSTS", "*.internal:8080"),
+        ("FEATURES_DOCUMENT_URL_FIELD", "image..src"),
+        ("FEATURES_DOCUMENT_URL_FIELD", ".image"),
+        ("FEATURES_DOCUMENT_URL_FIELD", "image.*"),
+        ("FEATURES_DOCUMENT_CATEGORY_FIELD", "category_id,item_name"),
+        ("FEATURES_DOCUMENT_NAME_FIELD", "imagenet_feature_version"),
         ("FEATURES_BATCH_SIZE", "0"),
         ("FEATURES_BULK_SIZE", "5001"),
         ("FEATURES_BULK_REQUESTS", "11"),
@@ -190,6 +198,29 @@ def test_what_a_host_may_get_is_shared_by_the_chunks_of_a_run() -> None:
     assert (share.downloads_per_host, share.requests_per_second_per_host) == (5, pytest.approx(166.67, 1e-3))
     assert settings.shared_by(100).downloads_per_host == 1
     assert settings.shared_by(1) == settings
+
+
+@pytest.mark.parametrize(
+    ("url", "name", "fine"),
+    [
+        ("image.src", "image.alt", True),
+        ("image", "image.alt", False),
+        ("image.src", "image", False),
+        ("title", "title", False),
+        ("none", "none", True),
+        ("image", "image_name", True),
+    ],
+)
+def test_no_field_of_documents_is_within_another(
+    url: str, name: str, fine: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("FEATURES_DOCUMENT_URL_FIELD", url)
+    monkeypatch.setenv("FEATURES_DOCUMENT_NAME_FIELD", name)
+    if fine:
+        assert Settings.load().document_url_field == url
+    else:
+        with pytest.raises(ConfigurationError, match="must be three fields"):
+            Settings.load()
 
 
 def test_all_wrong_values_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -92,11 +92,11 @@ def test_documents_as_they_are_now(search, search_client, index):
 
     assert set(found) == {"a", "bare"}
     document = found["a"]
-    assert (document.img_url, document.version, document.feature_url) == ("https://i", "v1", "https://f")
+    assert (document.urls, document.version, document.feature_url) == (("https://i",), "v1", "https://f")
     assert (document.image, document.at) == ("abc", at)
     assert (document.seq_no, document.primary_term) == (written["_seq_no"], written["_primary_term"])
     bare = found["bare"]
-    assert (bare.img_url, bare.version, bare.feature_url, bare.image, bare.at) == (None,) * 5
+    assert (bare.urls, bare.version, bare.feature_url, bare.image, bare.at) == ((), *(None,) * 4)
     assert search.documents([]) == {}
 
 
@@ -110,7 +110,7 @@ def test_half_a_surrogate_pair_in_a_document_is_read(search, elasticsearch_url, 
         timeout=60,
     )
     written.raise_for_status()
-    assert search.documents(["a"])["a"].img_url == "https://\ud83d.example"
+    assert search.documents(["a"])["a"].urls == ("https://\ud83d.example",)
 
 
 def test_half_an_index_is_no_answer(search, search_client, index):

@@ -210,6 +210,82 @@ def test_a_url_that_only_the_catalogue_changed(sqlite_shop):
     assert shop.sources()["a"][URL] == url_of("a")
 
 
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"image": {"src": url_of("a")}},
+        {"image.src": url_of("a")},
+        {"image": [{"src": [url_of("a")]}]},
+        {"image": [{"src": "https://pictures.example/back.jpg"}, {"src": url_of("a")}]},
+    ],
+    ids=["object", "key", "list", "several"],
+)
+def test_the_url_stands_where_the_shop_says(sqlite_shop, document):
+    shop = sqlite_shop
+    shop.catalogue.add("a", url_of("a"))
+    shop.client.index(index=shop.index, id="a", document=document, refresh=True)
+    prepare(shop)
+    chunk = shop.chunk({"a": some_vector(1)})
+    assert run(shop, chunk, document_url_field="image.src") == {"a": "indexed"}
+    assert document.items() <= shop.sources()["a"].items()
+    assert holds(shop, "a", some_vector(1))
+
+
+def test_a_list_of_one_url_is_that_one(sqlite_shop):
+    shop = sqlite_shop
+    shop.catalogue.add("a", url_of("a"))
+    shop.catalogue.add("b", url_of("b"))
+    shop.write_document("a", img_url=[url_of("a")])
+    shop.write_document("b", img_url=["https://pictures.example/before.jpg"])
+    prepare(shop)
+    statuses = run(shop, shop.chunk({"a": some_vector(1), "b": some_vector(2)}))
+    assert statuses == {"a": "indexed", "b": "waiting_for_document"}
+
+
+def test_documents_of_another_shape_lag_behind_too(sqlite_shop):
+    """Also where the former picture has become one among several: the catalogue says which one counts."""
+    shop = sqlite_shop
+    old, new = "https://pictures.example/old.jpg", "https://pictures.example/new.jpg"
+    for item_id, urls in {"late": [old], "moved": [new, old], "left": [new, old], "none": []}.items():
+        shop.catalogue.add(item_id, new if item_id in ("late", "none") else old)
+        document = {"image": [{"src": url} for url in urls]}
+        shop.client.index(index=shop.index, id=item_id, document=document, refresh=True)
+    prepare(shop)
+    chunk = shop.chunk({item_id: some_vector(1) for item_id in ("late", "moved", "left", "none")})
+    shop.catalogue.change("moved", img_url=new)
+    shop.catalogue.execute("delete from items where item_id = 'left'")
+    before = shop.sequence_numbers()
+    assert run(shop, chunk, document_url_field="image.src") == {
+        "late": "waiting_for_document",
+        "moved": "superseded",
+        "left": "superseded",
+        "none": "waiting_for_document",
+    }
+    assert shop.sequence_numbers() == before
+
+
+def test_where_documents_hold_no_url_the_catalogue_s_counts(shop):
+    for item_id in ("same", "moved", "left", "missing"):
+        shop.catalogue.add(item_id, url_of(item_id))
+        if item_id != "missing":
+            # What stands where others hold the URL says nothing of the picture.
+            shop.write_document(item_id, img_url="of something else")
+    prepare(shop)
+    chunk = shop.chunk({i: some_vector(1) for i in ("same", "moved", "left", "missing")})
+    shop.catalogue.change("moved", img_url=NEXT_URL)
+    shop.catalogue.execute("delete from items where item_id = 'left'")
+    assert run(shop, chunk, document_url_field="none") == {
+        "same": "indexed",
+        "moved": "superseded",
+        "left": "superseded",
+        "missing": "waiting_for_document",
+    }
+    before = shop.sequence_numbers()
+    chunk.outcomes.unlink()
+    run(shop, chunk, document_url_field="none")
+    assert shop.sequence_numbers() == before
+
+
 def test_newer_work_is_not_overwritten(sqlite_shop):
     shop = sqlite_shop
     shop.stock("a", "b")
@@ -806,6 +882,22 @@ def test_whole_rows_are_written_where_that_is_wanted(shop):
     chunk.outcomes.unlink()
     assert run(shop, chunk, create_documents=True) == {"007": "indexed", "changed": "indexed"}
     assert shop.sequence_numbers() == before
+
+
+def test_whole_rows_have_the_shop_s_own_shape(sqlite_shop):
+    shop = sqlite_shop
+    shop.catalogue.add("a", url_of("a"))
+    settings = {
+        "create_documents": True,
+        "document_url_field": "image.src",
+        "document_category_field": "none",
+        "document_name_field": "title",
+    }
+    prepare(shop)
+    chunk = shop.chunk({"a": some_vector(1)})
+    assert run(shop, chunk, **settings) == {"a": "indexed"}
+    written = {name: value for name, value in shop.sources()["a"].items() if "imagenet" not in name}
+    assert written == {"item_id": "a", "title": "blue shirt", "image": {"src": url_of("a")}}
 
 
 def test_a_row_that_moved_on_is_not_written_whole(sqlite_shop):

@@ -143,6 +143,21 @@ def test_a_category_and_its_range(shop):
     assert ids(run(shop, since)) == {"late"}
 
 
+def test_documents_whose_url_is_nowhere_stop_before_any_work(sqlite_shop):
+    shop = sqlite_shop
+    shop.catalogue.add("a", url_of("a"))
+    shop.client.index(index=shop.index, id="a", document={"image": {"src": url_of("a")}}, refresh=True)
+    before = state(shop)
+    with pytest.raises(ConfigurationError, match="Set FEATURES_DOCUMENT_URL_FIELD"):
+        run(shop)
+    with pytest.raises(ConfigurationError, match="Set FEATURES_DOCUMENT_URL_FIELD"):
+        run(shop, Request("d", "preview", category_ids=("00000010",), dry_run=True))
+    assert state(shop) == before
+    for other in ({"document_url_field": "none"}, {"create_documents": True}):
+        assert ids(run(shop, **other)) == {"a"}
+    assert ids(run(shop, document_url_field="image.src")) == {"a"}
+
+
 def test_the_index_gets_its_fields(sqlite_shop):
     sqlite_shop.stock("a")
     run(sqlite_shop)
