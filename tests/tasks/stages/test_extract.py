@@ -2,7 +2,6 @@ import csv
 import hashlib
 import io
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -25,6 +24,7 @@ from tasks.runs.run import Chunk, Plan
 from tasks.settings import REPOSITORY, Settings
 from tasks.stages import extract
 from tests.plans import plan_over
+from tests.shop_fixtures import remember_model
 
 pytestmark = pytest.mark.model
 
@@ -463,8 +463,9 @@ def test_each_device_has_a_lock_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
 def test_a_real_shop_keeps_feature_and_picture_together(shop_photos: Path, tmp_path: Path) -> None:
     """Twenty photos through the real model, in two orders and batch sizes: the same features."""
     settings = Settings(data_dir=tmp_path / "one", batch_size=8)
+    for name in ("one", "two"):
+        remember_model(tmp_path / name)
     version = feature_version(settings)
-    shutil.copytree(settings.data_dir, tmp_path / "two")  # it remembers the version
     with (shop_photos / "items.csv").open(newline="") as file:
         paths = [row["img_path"].lstrip("/") for row in csv.DictReader(file)][::40][:20]
     contents = [(shop_photos / path).read_bytes() for path in paths]
