@@ -74,6 +74,13 @@ class SearchIndex(IndexClient):
             if not self.client.indices.exists(index=self.name):
                 return False
             compatible_mapping(self)
+            routed = self.search(size=0, query={"exists": {"field": "_routing"}}, track_total_hits=True)
+            if count := routed["hits"]["total"]["value"]:
+                raise ConfigurationError(
+                    f"{count} documents of {self.name} carry a routing, as those of a join do, and features "
+                    "are written by a document's id alone. Reindex them without (in _reindex, "
+                    '"routing": "discard"), or point FEATURES_INDEX at an index that has none.'
+                )
             return True
 
     def prepare(self) -> str:

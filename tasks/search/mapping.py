@@ -64,6 +64,13 @@ def compatible_mapping(index: IndexClient) -> tuple[str, Mapping[str, Any]]:
             f"FEATURES_INDEX={index.name} stands for {', '.join(sorted(found))}. "
             "It must be the name of one index, or an alias of one."
         )
+    alias = described["aliases"].get(index.name, {})
+    if restrictions := [word for word in ("filter", "index_routing", "search_routing") if alias.get(word)]:
+        raise ConfigurationError(
+            f"FEATURES_INDEX={index.name} is an alias of {concrete} with {' and '.join(restrictions)}: what "
+            "it finds, reads and writes are not the same documents. Set it to the index itself, or to an alias "
+            "without filter and routing."
+        )
     mode = described["settings"]["index"].get("mapping", {}).get("source", {}).get("mode")
     _check_mapping(concrete, described["mappings"], keeps_source=mode != "disabled")
     return concrete, described["mappings"]
@@ -87,6 +94,12 @@ def _check_mapping(index: str, mapping: Mapping[str, Any], *, keeps_source: bool
             f"includes {source.get('includes', [])}): any partial update of a document wipes them. Reindex "
             "with a mapping whose _source has neither; Elasticsearch 9.2 and newer keeps vectors out of the "
             "stored source by itself."
+        )
+    if mapping.get("_routing", {}).get("required"):
+        raise ConfigurationError(
+            f"The mapping of {index} requires a routing of each document (_routing.required), and features "
+            "are written by a document's id alone. Reindex into an index whose mapping does not require it, "
+            'with "routing": "discard".'
         )
     properties = mapping.get("properties", {})
     for field, wanted in FIELDS.items():

@@ -173,6 +173,57 @@ def test_an_alias_of_one_index_does(elasticsearch_url, search_client, index):
     assert FEATURE in properties(search_client, f"{index}-7")
 
 
+@pytest.mark.parametrize(
+    ("alias", "named"),
+    [
+        ({"filter": {"term": {"img_url": "u"}}}, "filter"),
+        ({"index_routing": "7"}, "index_routing"),
+        ({"search_routing": "7,8"}, "search_routing"),
+        ({"routing": "7"}, "index_routing and search_routing"),
+    ],
+    ids=str,
+)
+def test_an_alias_for_some_documents_alone_is_refused(elasticsearch_url, search_client, index, alias, named):
+    put(search_client, f"{index}-7", "a", img_url="u")
+    search_client.indices.put_alias(index=f"{index}-7", name=f"{index}-alias", **alias)
+    search = SearchIndex(search_connection(elasticsearch_url), f"{index}-alias")
+    for refused in (search.check, search.prepare):
+        with pytest.raises(ConfigurationError, match=f"an alias of {index}-7 with {named}: .* index itself"):
+            refused()
+    # Beside it, the index and another of its aliases do.
+    search_client.indices.put_alias(index=f"{index}-7", name=f"{index}-all", is_write_index=False)
+    for name in (f"{index}-7", f"{index}-all"):
+        assert SearchIndex(search_connection(elasticsearch_url), name).check()
+
+
+def test_a_mapping_that_requires_a_routing_is_refused(search, search_client, index):
+    search_client.indices.create(index=index, mappings={"_routing": {"required": True}})
+    for refused in (search.check, search.prepare):
+        with pytest.raises(ConfigurationError, match=f'{index} requires a routing .*"routing": "discard"'):
+            refused()
+
+
+@pytest.mark.parametrize("shards", [1, 5])
+def test_documents_with_a_routing_are_refused(search, search_client, index, shards):
+    search_client.indices.create(index=index, settings={"number_of_shards": shards})
+    put(search_client, index, "plain", img_url="u")
+    assert search.check()
+    for item_id in ("a", "b"):
+        search_client.index(index=index, id=item_id, routing="x", document={"img_url": "u"}, refresh=True)
+    with pytest.raises(ConfigurationError, match=f'2 documents of {index} carry a routing.*"discard"'):
+        search.check()
+
+
+def test_why_documents_with_a_routing_are_refused(search_client, index):
+    """They are on the shard of their routing, and looked for on that of their id."""
+    search_client.indices.create(index=index, settings={"number_of_shards": 2})
+    ids = [str(number) for number in range(10)]
+    for item_id in ids:
+        search_client.index(index=index, id=item_id, routing="x", document={})
+    found = [search_client.exists(index=index, id=item_id).body for item_id in ids]
+    assert set(found) == {True, False}
+
+
 @pytest.mark.parametrize("name", ["alias", "*", "a,b"])
 def test_a_name_for_several_indices_is_refused(elasticsearch_url, search_client, index, name):
     for letter in "ab":

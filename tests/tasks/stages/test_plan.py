@@ -158,6 +158,17 @@ def test_documents_whose_url_is_nowhere_stop_before_any_work(sqlite_shop):
     assert ids(run(shop, document_url_field="image.src")) == {"a"}
 
 
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_documents_with_a_routing_stop_before_any_work(sqlite_shop, dry_run):
+    shop = sqlite_shop
+    shop.stock("a")
+    shop.client.index(index=shop.index, id="b", routing="x", document={"img_url": "u"}, refresh=True)
+    before = state(shop)
+    with pytest.raises(ConfigurationError, match="carry a routing"):
+        run(shop, Request("d", "r", category_ids=("00000010",), dry_run=dry_run))
+    assert state(shop) == before
+
+
 def test_the_index_gets_its_fields(sqlite_shop):
     sqlite_shop.stock("a")
     run(sqlite_shop)
