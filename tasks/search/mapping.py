@@ -68,8 +68,8 @@ def compatible_mapping(index: IndexClient) -> tuple[str, Mapping[str, Any]]:
     if restrictions := [word for word in ("filter", "index_routing", "search_routing") if alias.get(word)]:
         raise ConfigurationError(
             f"FEATURES_INDEX={index.name} is an alias of {concrete} with {' and '.join(restrictions)}: what "
-            "it finds, reads and writes are not the same documents. Set it to the index itself, or to an alias "
-            "without filter and routing."
+            "it finds, reads and writes are not the same documents. Set it to the index itself, or to an "
+            "alias without filter and routing."
         )
     mode = described["settings"]["index"].get("mapping", {}).get("source", {}).get("mode")
     _check_mapping(concrete, described["mappings"], keeps_source=mode != "disabled")
