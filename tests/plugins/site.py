@@ -24,18 +24,18 @@ HOSTILE = '<script>alert(1)</script>"onload='
 # Asked in a process of its own with the running Airflow's settings, as they cannot change within ours.
 ASK = """
 import json, sys
-from airflow.api_fastapi.app import create_app, get_auth_manager
+from airflow.api_fastapi.app import init_auth_manager
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from airflow import plugins_manager
 from plugins.feature_index.app import create_app as pages
 from tasks.inference.model import feature_version
 from tasks.settings import Settings
-create_app("core")
+manager = init_auth_manager()
+roles = {"admin": "admin", "viewer": "viewer", "nobody": None}
 tokens = {
-    role: get_auth_manager().generate_jwt(SimpleAuthManagerUser(username=role, role=role))
-    for role in ("admin", "viewer")
+    name: manager.generate_jwt(SimpleAuthManagerUser(username=name, role=role))
+    for name, role in roles.items()
 }
-tokens["nobody"] = get_auth_manager().generate_jwt(SimpleAuthManagerUser(username="nobody", role=None))
 routes = []
 def walk(routes_):
     for route in routes_:
