@@ -91,7 +91,7 @@ def feature_stages(make_request: MakeRequest, on_failure: Callable[[Context], No
         from tasks.stages import plan as stage
 
         context = get_current_context()
-        planned = stage.run(make_request(context), Settings.load(), _services(), _progress())
+        planned = stage.run(make_request(context), Settings.load(), services(), progress())
         # Relative, because workers may mount the data dir at different places.
         folder = str(planned.folder.relative_to(Settings.load().data_dir))
         context["ti"].xcom_push(key="plan", value=folder)
@@ -107,21 +107,21 @@ def feature_stages(make_request: MakeRequest, on_failure: Callable[[Context], No
         """Fetch the chunk's pictures in parallel."""
         from tasks.stages import download as stage
 
-        return stage.run(_chunk(chunk), Settings.load().shared_by(DOWNLOADS), _progress())
+        return stage.run(_chunk(chunk), Settings.load().shared_by(DOWNLOADS), progress())
 
     @task(queue="gpu", pool="gpu", execution_timeout=timedelta(hours=6), map_index_template=_LABEL)
     def extract(chunk: dict[str, Any]) -> dict[str, Any]:
         """Compute the features of the chunk's pictures."""
         from tasks.stages import extract as stage
 
-        return stage.run(_chunk(chunk), Settings.load(), _progress())
+        return stage.run(_chunk(chunk), Settings.load(), progress())
 
     @task(queue="io", pool="elasticsearch", execution_timeout=timedelta(hours=2), map_index_template=_LABEL)
     def index(chunk: dict[str, Any]) -> dict[str, Any]:
         """Write the features into their documents."""
         from tasks.stages import index as stage
 
-        return stage.run(_chunk(chunk), Settings.load(), _services(), _progress())
+        return stage.run(_chunk(chunk), Settings.load(), services(), progress())
 
     # Runs whatever happened: a run that died half-way needs its report most of all.
     @task(
@@ -177,13 +177,13 @@ def _chunk(value: dict[str, Any]) -> Chunk:
     return Chunk(Plan.load(Settings.load().data_dir / value["plan"]), value["number"])
 
 
-def _progress() -> Progress:
+def progress() -> Progress:
     """What a person who watches the task sees in its Task State Store tab."""
     store = get_current_context()["task_state_store"]
     return reported(lambda words: store.set("progress", words))
 
 
-def _services() -> Services:
+def services() -> Services:
     return Services.found_by(_connection)
 
 

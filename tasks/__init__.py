@@ -3,9 +3,11 @@
 | from the top down | what is there |
 | --- | --- |
 | `__main__` | the command: `python -m tasks` |
+| `offline` | features in a file, and search in it, without any server |
 | `serve/` | the inference process behind the HTTP API |
 | `stages/` | plan, download, extract, index, summarise, and a whole run of them without Airflow |
 | `housekeeping` | what old runs left on disk goes |
+| `space/` | what is learnt from all features together: compact vectors, codes, categories |
 | `search/` | Elasticsearch: what the index must be, holds and takes |
 | `inference/` | the model and its graph |
 | `shop/` | the shop's databases: its catalogue, our ledger of failures |

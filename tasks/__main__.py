@@ -1,18 +1,21 @@
-"""`python -m tasks`: whole runs without Airflow, and what the ledger holds."""
+"""`python -m tasks`: whole runs without Airflow, what the ledger holds, and search in a file."""
 
 import argparse
 import logging
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from tasks import progress, statuses
 from tasks.errors import FeatureIndexError
 from tasks.runs import reports
 from tasks.runs.run import Request, Retry, last_night, parse_time
+from tasks.search.document_fields import DocumentFields
+from tasks.search.queries import ItemQueries
 from tasks.settings import Settings
-from tasks.shop.connections import Services, ledger_from_environment
+from tasks.shop.connections import Connection, Services, ledger_from_environment
 from tasks.shop.ledger import Ledger
 from tasks.stages import pipeline
 from tasks.statuses import Status
@@ -87,8 +90,51 @@ def _failures(arguments: argparse.Namespace) -> None:
     print(f"{shown} items", file=sys.stderr)
 
 
+def _space(arguments: argparse.Namespace) -> None:
+    from tasks.space import fit
+
+    settings = Settings.load()
+    if not arguments.no_snapshot:
+        services = Services.from_environment()
+        fit.take_snapshot(_queries(services.search, settings), settings, progress.bar)
+    print(fit.described(fit.fit(settings)))
+
+
+def _export(arguments: argparse.Namespace) -> None:
+    from tasks import offline
+
+    settings = Settings.load()
+    if arguments.folder is not None:
+        exported = offline.export_folder(arguments.folder, arguments.to, settings, progress.bar)
+    else:
+        search = Services.from_environment().search
+        exported = offline.export_index(_queries(search, settings), arguments.to, settings, progress.bar)
+    for path, reason in exported.refused.items():
+        print(path, reason, sep="\t")
+    print(f"{exported.items} items in {arguments.to}, {len(exported.refused)} refused", file=sys.stderr)
+
+
+def _find(arguments: argparse.Namespace) -> None:
+    from tasks import offline
+
+    found = offline.find(
+        arguments.photo,
+        arguments.file,
+        Settings.load(),
+        top=arguments.top,
+        candidates=arguments.candidates,
+        sheet_to=arguments.sheet,
+    )
+    for item in found:
+        print(f"{item.cosine:.4f}\t{item.name}")
+
+
 def _statuses(arguments: argparse.Namespace) -> None:  # noqa: ARG001
     print(statuses.table())
+
+
+def _queries(search: Connection, settings: Settings) -> ItemQueries:
+    return ItemQueries(search, settings.index, DocumentFields.of(settings))
 
 
 def _name(now: datetime) -> str:
@@ -135,9 +181,46 @@ def _parser() -> argparse.ArgumentParser:
         _add_repeatable(command, "--status", "STATUS", "only items that ended so", choices=list(Status))
         _add_repeatable(command, "--item", "ID", "only this item")
 
+    space = commands.add_parser("space", help="learn the feature space from the index, and publish it")
+    space.set_defaults(command=_space)
+    space.add_argument(
+        "--no-snapshot", action="store_true", help="learn from the last snapshot instead of a new one"
+    )
+
+    export = commands.add_parser("export", help="write features into a file that `find` searches")
+    export.set_defaults(command=_export)
+    export.add_argument("--to", type=Path, required=True, metavar="FILE", help="such as features.h5")
+    export.add_argument(
+        "--from",
+        dest="folder",
+        type=Path,
+        metavar="FOLDER",
+        help="of all pictures below a folder, computed here (default: those of the shop's index)",
+    )
+
+    find = commands.add_parser("find", help="the items of such a file that are nearest to a photo")
+    find.set_defaults(command=_find)
+    find.add_argument("photo", type=Path)
+    find.add_argument("--in", dest="file", type=Path, required=True, metavar="FILE", help="made by `export`")
+    find.add_argument("--top", type=_positive, default=3, metavar="N", help="how many (default: 3)")
+    find.add_argument(
+        "--candidates",
+        type=_positive,
+        metavar="N",
+        help="compare only these many, whose 128-bit codes are nearest (default: all)",
+    )
+    find.add_argument("--sheet", type=Path, metavar="PNG", help="draw the photo and what is found there")
+
     table = commands.add_parser("statuses", help="what each status means, as a table")
     table.set_defaults(command=_statuses)
     return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not 1 or more")
+    return number
 
 
 def _add_repeatable(

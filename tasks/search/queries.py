@@ -21,7 +21,8 @@ _CANDIDATES = 100
 _OVERSAMPLE = 3.0
 """Times as many neighbours as wanted are compared again by their raw vectors: the rounded ones alone miss
 many of the nearest ("recall" of int8_hnsw in docs/figures.md)."""
-_FEATURES_AT_ONCE = 1_000
+PAGE = 1_000
+"""Features that are read at once."""
 _PACKED = [{"field": FEATURE, "format": "binary"}]
 """Features as base64: as numbers they take eight times as long to read."""
 
@@ -214,6 +215,26 @@ class ItemQueries(IndexClient):
         Yields:
             item ids and their features [n, dims], 1,000 at most.
         """
+        for hits in self._pages(scope, source=False):
+            yield [hit["_id"] for hit in hits], _features(hits)
+
+    def rows(self, scope: Scope) -> Iterator[tuple[list[str], list[str], list[str], NDArray[np.float32]]]:
+        """The same with what else is known of the items.
+
+        Yields:
+            item ids, categories and URLs of pictures, empty where the document has none, and features
+            [n, dims].
+        """
+        for hits in self._pages(scope, source=self._shown):
+            items = [self._item(hit) for hit in hits]
+            yield (
+                [item.item_id for item in items],
+                [item.category_id or "" for item in items],
+                [item.img_url or "" for item in items],
+                _features(hits),
+            )
+
+    def _pages(self, scope: Scope, source: Any) -> Iterator[list[dict[str, Any]]]:
         with self.errors_explained():
             point = self.client.open_point_in_time(index=self.name, keep_alive="1m")["id"]
             try:
@@ -221,20 +242,20 @@ class ItemQueries(IndexClient):
                 while True:
                     answer = self.client.search(
                         pit={"id": point, "keep_alive": "1m"},
-                        size=_FEATURES_AT_ONCE,
+                        size=PAGE,
                         query=self._within(scope),
                         sort=["_shard_doc"],
                         search_after=after,
-                        source=False,
+                        source=source,
                         docvalue_fields=_PACKED,
                         track_total_hits=False,
                         allow_partial_search_results=False,
-                        filter_path="hits.hits._id,hits.hits.sort,hits.hits.fields",
+                        filter_path="hits.hits._id,hits.hits.sort,hits.hits.fields,hits.hits._source",
                     )
-                    hits = answer.get("hits", {}).get("hits", [])
+                    hits: list[dict[str, Any]] = answer.get("hits", {}).get("hits", [])
                     if not hits:
                         return
-                    yield [hit["_id"] for hit in hits], _features(hits)
+                    yield hits
                     after = hits[-1]["sort"]
             finally:
                 self.client.close_point_in_time(id=point)

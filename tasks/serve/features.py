@@ -92,20 +92,25 @@ class Features:
 
     def of_url(self, url: str) -> Feature:
         """The feature of the picture at a URL."""
+        return self.of_picture(self.fetched(url))
+
+    def fetched(self, url: str) -> bytes:
+        """The picture at a URL, as the bytes of its file."""
         fetched = self._downloads.fetch(url)
         if fetched.status is not None:
             raise refused(fetched.status, fetched.reason)
-        return self.of_picture(fetched.content)
+        return fetched.content
 
     def of_picture(self, content: bytes) -> Feature:
         """The feature of a picture, given as the bytes of its file."""
-        vector = self._computing(self._decoded(content))
+        vector = self._computing(self.decoded(content))
         (reason,) = unusable(vector[np.newaxis])
         if reason:
             raise refused(Status.VECTOR_REFUSED, reason)
         return Feature(hashlib.sha256(content).hexdigest(), vector)
 
-    def _decoded(self, content: bytes) -> Tensor:
+    def decoded(self, content: bytes) -> Tensor:
+        """The tensor [299, 299, 3] of a picture, from 0 to 1."""
         decoders = self._decoders.get()
         try:
             (decoded,) = (_copied(decoded) for _, decoded in decoders.decode([("", content)]))

@@ -1,0 +1,167 @@
+"""From the features in the index to a published space."""
+
+import logging
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tasks.errors import ConfigurationError, RunFailedError
+from tasks.inference.model import feature_version
+from tasks.progress import Progress, silent
+from tasks.search.queries import PAGE, ItemQueries, Scope
+from tasks.settings import Settings
+from tasks.space import published
+from tasks.space.categories import CategoryModel
+from tasks.space.evaluation import MOST_QUERIES, Queries, evaluated, fold
+from tasks.space.published import Space
+from tasks.space.snapshot import Snapshot, writing
+from tasks.space.vectors import Codes, Compact, Floats
+
+log = logging.getLogger(__name__)
+
+_FEWEST_HELD_OUT = 20
+"""Items that an evaluation needs to mean anything."""
+_MOST_LEARNT = 20_000
+"""Items that categories and codes are learnt from: more add minutes and gigabytes, and hardly anything
+else."""
+_WORSE = 0.02
+"""By how much a figure may be below that of the published space."""
+_GUARDED = ("accuracy", "precision_near", "precision_compact", "recall_codes")
+
+
+def snapshot_path(settings: Settings) -> Path:
+    """Where the last snapshot of the index lies."""
+    return published.folder(settings) / "snapshot.h5"
+
+
+def take_snapshot(index: ItemQueries, settings: Settings, progress: Progress = silent) -> int:
+    """Write all features of the current version into the snapshot; returns how many.
+
+    Raises:
+        ConfigurationError: the index holds none.
+        ServiceUnavailableError: Elasticsearch does not answer, or the data dir cannot be written.
+    """
+    scope = Scope(feature_version(settings))
+    total = index.count(scope)
+    if not total:
+        raise ConfigurationError(
+            f"The index {index.name} holds no feature of {scope.version}: run category_backfill first."
+        )
+    with writing(snapshot_path(settings), scope.version) as snapshot:
+        for rows in progress(index.rows(scope), "snapshot, pages", -(-total // PAGE)):
+            snapshot.add(*rows)
+    return total
+
+
+def fit(settings: Settings) -> dict[str, Any]:
+    """Learn a space from the snapshot, evaluate it, and publish it unless the published one is better.
+
+    Every fifth item, by a hash of its id, is held out: what is published is what was evaluated.
+
+    Returns:
+        The published space's facts, its `version` among them.
+
+    Raises:
+        ConfigurationError: there is no snapshot, or too little in it to learn from.
+        RunFailedError: the published space is better; it stays.
+    """
+    with Snapshot(snapshot_path(settings)) as snapshot:
+        folds = np.array([fold(item_id) for item_id in snapshot.names()])
+        held_out = folds == 0
+        categories = np.array(snapshot.categories(), object)
+        try:
+            space = _learnt(snapshot, held_out, categories)
+        except ValueError as error:
+            raise ConfigurationError(
+                f"No space can be learnt from the {len(snapshot)} items with a feature: {error}."
+            ) from None
+        known = held_out & np.isin(categories, space.categories.categories)
+        if known.sum() < _FEWEST_HELD_OUT:
+            raise ConfigurationError(
+                f"Only {known.sum()} items are held out, too few to evaluate a space by: it takes some "
+                "hundred items with features."
+            )
+        queries = _queries(snapshot, known, categories)
+        facts: dict[str, Any] = {
+            "learnt_at": datetime.now(UTC).isoformat(),
+            "items": len(snapshot),
+            "held_out": int(held_out.sum()),
+            "queries": len(queries.features),
+            "left_out": _left_out(categories, space.categories.categories),
+            "evaluation": evaluated(space, snapshot, held_out, queries),
+        }
+        if worse := _worse_than_published(facts["evaluation"], snapshot, held_out, queries, settings):
+            raise RunFailedError(
+                f"The new space is worse than the published one, which stays: {worse}. Either the shop's "
+                "items have changed in kind, or features are missing; to publish it nevertheless, remove "
+                f"{published.folder(settings) / 'published.json'} and fit again."
+            )
+    space = Space(space.feature_version, space.compact, space.codes, space.categories, facts)
+    return {"version": published.publish(space, settings), **facts}
+
+
+def described(facts: dict[str, Any]) -> str:
+    """A fit in words, a line a fact."""
+    left_out = ", ".join(f"{name or 'none'} ({count})" for name, count in facts["left_out"].items())
+    return "\n".join(
+        [
+            f"Published the feature space {facts['version']}, learnt from {facts['items']} items.",
+            f"Evaluated with {facts['queries']} of the {facts['held_out']} that were held out:",
+            *(f"  {name.replace('_', ' ')}: {value:.3f}" for name, value in facts["evaluation"].items()),
+            f"Categories left out, with too few items to learn: {left_out or 'none'}.",
+        ]
+    )
+
+
+def _learnt(snapshot: Snapshot, held_out: NDArray[np.bool_], categories: NDArray[Any]) -> Space:
+    compact = Compact.learnt(page[~held_out[begin : begin + len(page)]] for begin, page in snapshot.pages())
+    chosen = _sample(~held_out & (categories != ""), _MOST_LEARNT)
+    features = _rows(snapshot, chosen)
+    model = CategoryModel.learnt(features, list(categories[chosen]))
+    return Space(snapshot.version, compact, Codes.learnt(compact.vectors(features)), model)
+
+
+def _queries(snapshot: Snapshot, known: NDArray[np.bool_], categories: NDArray[Any]) -> Queries:
+    chosen = _sample(known, MOST_QUERIES)
+    return Queries(_rows(snapshot, chosen), list(categories[chosen]))
+
+
+def _sample(wanted: NDArray[np.bool_], most: int) -> NDArray[np.bool_]:
+    """As many of the wanted rows at most, evenly over all."""
+    rows = np.flatnonzero(wanted)
+    chosen = np.zeros(len(wanted), bool)
+    chosen[rows[np.linspace(0, len(rows) - 1, min(most, len(rows))).round().astype(int)]] = True
+    return chosen
+
+
+def _rows(snapshot: Snapshot, chosen: NDArray[np.bool_]) -> Floats:
+    return np.concatenate([page[chosen[begin : begin + len(page)]] for begin, page in snapshot.pages()])
+
+
+def _left_out(categories: NDArray[Any], known: tuple[str, ...]) -> dict[str, int]:
+    """Items by category that are not learnt, as theirs has too few; the empty one is of those without."""
+    return dict(sorted(Counter(category for category in categories if category not in known).items()))
+
+
+def _worse_than_published(
+    new: dict[str, float],
+    snapshot: Snapshot,
+    held_out: NDArray[np.bool_],
+    queries: Queries,
+    settings: Settings,
+) -> str:
+    try:
+        before = published.published(settings, snapshot.version)
+    except ConfigurationError as error:
+        log.info("Nothing to compare with. %s", error)
+        return ""
+    old = evaluated(before, snapshot, held_out, queries)
+    return ", ".join(
+        f"{name} {new[name]:.3f}, before {old[name]:.3f}"
+        for name in _GUARDED
+        if new[name] < old[name] - _WORSE
+    )

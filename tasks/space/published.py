@@ -1,0 +1,142 @@
+"""A space in one file with its digest, and which space is published.
+
+The file's name holds the digest of what is in it, so that a space never changes under its name; which one is
+published is said by a small file beside them, replaced at once.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tasks import files
+from tasks.errors import ConfigurationError
+from tasks.settings import Settings
+from tasks.space.categories import CategoryModel
+from tasks.space.vectors import Codes, Compact
+
+_DIGITS = 12
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is learnt from the features of one version."""
+
+    feature_version: str
+    compact: Compact
+    codes: Codes
+    categories: CategoryModel
+    facts: dict[str, Any] = field(default_factory=dict)
+    """When it was learnt, from how many items, and its evaluation."""
+    version: str = ""
+    """Its name once it is published, which its compact vectors carry: that of the features and its digest."""
+
+    def content(self) -> bytes:
+        """The bytes of its file, NumPy's npz: arrays alone, no code. The same space gives the same bytes."""
+        arrays = {
+            "feature_version": np.array(self.feature_version),
+            "facts": np.array(json.dumps(self.facts, sort_keys=True)),
+            "mean": self.compact.mean,
+            "directions": self.compact.directions,
+            "rotation": self.codes.rotation,
+            "categories": np.array(self.categories.categories, np.str_),
+            "weights": self.categories.weights,
+            "biases": self.categories.biases,
+        }
+        buffer = io.BytesIO()
+        with zipfile.ZipFile(buffer, "w") as archive:
+            for name, array in arrays.items():
+                member = io.BytesIO()
+                np.save(member, array, allow_pickle=False)
+                archive.writestr(zipfile.ZipInfo(f"{name}.npy"), member.getvalue())  # without a time
+        return buffer.getvalue()
+
+    @classmethod
+    def read(cls, content: bytes) -> "Space":
+        """The space whose `content` this is, without a name.
+
+        Raises:
+            ValueError, KeyError: it is none.
+        """
+        with np.load(io.BytesIO(content), allow_pickle=False) as held:
+            return cls(
+                feature_version=str(held["feature_version"]),
+                compact=Compact(held["mean"], held["directions"]),
+                codes=Codes(held["rotation"]),
+                categories=CategoryModel(
+                    tuple(map(str, held["categories"])), held["weights"], held["biases"]
+                ),
+                facts=json.loads(str(held["facts"])),
+            )
+
+
+def folder(settings: Settings) -> Path:
+    """Where spaces lie."""
+    return settings.data_dir / "spaces"
+
+
+def publish(space: Space, settings: Settings) -> str:
+    """Write a space and have it taken from now on; returns its version.
+
+    Raises:
+        ServiceUnavailableError: the data dir cannot be written.
+    """
+    content = space.content()
+    digest = _digest(content)
+    with files.atomic_write(_file(settings, digest)) as temporary:
+        temporary.write_bytes(content)
+    files.write_json(_pointer(settings), {"sha256": digest})
+    return _name(space.feature_version, digest)
+
+
+def published(settings: Settings, feature_version: str) -> Space:
+    """The published space.
+
+    Raises:
+        ConfigurationError: there is none, it is damaged, or it is of another feature version.
+    """
+    try:
+        digest = str(files.read_json(_pointer(settings))["sha256"])
+        content = _file(settings, digest).read_bytes()
+        damaged = _digest(content) != digest
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"There is no feature space in {folder(settings)} yet. Run the DAG feature_space, or "
+            "python -m tasks space."
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        damaged = True
+    if damaged:
+        raise ConfigurationError(
+            f"The feature space in {folder(settings)} is damaged: remove the folder's published.json, and "
+            "run the DAG feature_space again."
+        )
+    space = Space.read(content)
+    space = replace(space, version=_name(space.feature_version, digest))
+    if space.feature_version != feature_version:
+        raise ConfigurationError(
+            f"The published feature space is of features {space.feature_version}, and the model here makes "
+            f"{feature_version}. Run the DAG feature_space once the index has features of that version."
+        )
+    return space
+
+
+def _name(feature_version: str, digest: str) -> str:
+    return f"{feature_version}-{digest[:_DIGITS]}"
+
+
+def _file(settings: Settings, digest: str) -> Path:
+    return folder(settings) / f"space-{digest[:_DIGITS]}.npz"
+
+
+def _pointer(settings: Settings) -> Path:
+    return folder(settings) / "published.json"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
