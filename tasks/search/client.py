@@ -1,7 +1,7 @@
 """The connection to Elasticsearch: the client with its patience, and its errors in words."""
 
 import functools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -175,6 +175,18 @@ def _reason(error: Any) -> str:
     """What Elasticsearch gives as the reason, without the request."""
     body = error.body if isinstance(error.body, dict) else {}
     cause = body.get("error")
-    if isinstance(cause, dict):
-        cause = cause.get("reason") or cause.get("type")
-    return str(cause or error.message)[:_LONGEST_REASON]
+    return (in_words(cause) if isinstance(cause, dict) else str(cause or error.message))[:_LONGEST_REASON]
+
+
+def in_words(error: Mapping[str, Any]) -> str:
+    """Why Elasticsearch refuses something, from the roots that it names: what it says first may be no more
+    than "all shards failed"."""
+    reasons = []
+    for root in error.get("root_cause") or [error]:
+        innermost = root
+        while innermost.get("caused_by"):
+            innermost = innermost["caused_by"]
+        outer = str(root.get("reason") or "")
+        inner = str(innermost.get("reason") or innermost.get("type") or "")
+        reasons.append(outer if inner in outer else f"{outer}: {inner}" if outer else inner)
+    return "; ".join(dict.fromkeys(reasons))

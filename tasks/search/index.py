@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from tasks.errors import ConfigurationError, ServiceUnavailableError
-from tasks.search.client import IndexClient
+from tasks.search.client import IndexClient, in_words
 from tasks.search.mapping import (
     AT,
     FIELDS,
@@ -190,7 +190,7 @@ class SearchIndex(IndexClient):
                 error = found["error"]
                 raise (ConfigurationError if error["type"] in _LASTING else ServiceUnavailableError)(
                     f"Elasticsearch at {self.url} cannot read {found['_id']!r} from {self.name}: "
-                    f"{error['reason']}."
+                    f"{in_words(error)}."
                 )
             if found["found"]:
                 source = found.get("_source", {})
@@ -232,7 +232,8 @@ class SearchIndex(IndexClient):
         with self.errors_explained(), closing(answers):
             for _, answer in answers:
                 result = next(iter(answer.values()))
-                status, reason = result["status"], (result.get("error") or {}).get("reason", "")
+                status = result["status"]
+                reason = in_words(result["error"]) if "error" in result else ""
                 if status in _PATIENCE:
                     raise ServiceUnavailableError(
                         f"Elasticsearch at {self.url} takes nothing for {self.name} at the moment "

@@ -146,17 +146,24 @@ class ItemQueries(IndexClient):
 
     def find(self, text: str, at_most: int) -> list[Item]:
         """Items whose id is `text`, then those with all its words in their name; the last word may be cut
-        off. Sees what the index has refreshed."""
+        off, unless the server allows no expensive queries. Sees what the index has refreshed."""
+        from elasticsearch import BadRequestError
+
+        with self.errors_explained():
+            try:
+                return self._found(text, at_most, "match_bool_prefix")
+            except BadRequestError as error:
+                if "search.allow_expensive_queries" not in str(error.body):
+                    raise
+                return self._found(text, at_most, "match")
+
+    def _found(self, text: str, at_most: int, by_name: str) -> list[Item]:
         wanted: list[dict[str, Any]] = [{"ids": {"values": [text], "boost": 1_000}}]
         if name := self.fields.name:
-            wanted.append({"match_bool_prefix": {name: {"query": text, "operator": "and"}}})
-        with self.errors_explained():
-            answer = self.search(
-                size=at_most,
-                query={"bool": {"should": wanted}},
-                track_total_hits=False,
-                source=self._shown,
-            )
+            wanted.append({by_name: {name: {"query": text, "operator": "and"}}})
+        answer = self.search(
+            size=at_most, query={"bool": {"should": wanted}}, track_total_hits=False, source=self._shown
+        )
         return [self._item(hit) for hit in answer["hits"]["hits"]]
 
     def item(self, item_id: str) -> tuple[Item, NDArray[np.float32] | None] | None:

@@ -1,7 +1,12 @@
 """Documents as others and we write them."""
 
+import pytest
+
 from tasks.search.mapping import FEATURE, URL, VERSION
 from tests.shop_fixtures import some_vector
+
+HALF_WORDS = pytest.mark.xdist_group("half words")
+"""Of tests that find half words, and of the one that forbids them to all who use the server."""
 
 
 def put(client, index, item_id, /, **fields):

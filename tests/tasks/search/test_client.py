@@ -10,7 +10,7 @@ from elasticsearch.serializer import JsonSerializer
 
 from local_stack.process import free_port
 from tasks.errors import ConfigurationError, ServiceUnavailableError
-from tasks.search.client import client
+from tasks.search.client import client, in_words
 from tasks.search.index import SearchIndex
 from tests.scripted_server import Reply
 from tests.shop_fixtures import search_connection
@@ -96,3 +96,43 @@ def test_something_else_behind_the_url(image_server):
     search = SearchIndex(search_connection(f"http://{image_server.host}"), "img_list")
     with pytest.raises((ConfigurationError, ServiceUnavailableError), match=image_server.host):
         search.check()
+
+
+# Reasons ----------------------------------------------------------------------------------------
+
+
+def test_a_search_that_all_shards_refuse_says_why(search, search_client, index):
+    search_client.indices.create(
+        index=index, settings={"number_of_shards": 2}, mappings={"properties": {"a": {"type": "text"}}}
+    )
+    search_client.index(index=index, id="1", document={"a": "b"}, refresh=True)
+    reason = r"400: Fielddata is disabled on \[a\]"
+    with pytest.raises(ConfigurationError, match=reason) as refused, search.errors_explained():
+        search.search(aggs={"a": {"terms": {"field": "a"}}})
+    assert "all shards failed" not in str(refused.value)
+
+
+def test_shards_that_are_missing_are_named(search, search_client, index):
+    """The server names no root then."""
+    nowhere = {"number_of_replicas": 0, "index.routing.allocation.require._name": "no such node"}
+    search_client.indices.create(index=index, settings=nowhere, wait_for_active_shards="0")
+    with pytest.raises(ServiceUnavailableError, match=rf"503: Search rejected .* missing shards \[\[{index}"):
+        search.versions()
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        ({"type": "t", "reason": "r"}, "r"),
+        ({"type": "t", "reason": None}, "t"),
+        ({"reason": "all shards failed", "root_cause": []}, "all shards failed"),
+        ({"reason": "all shards failed", "root_cause": [{"reason": "a"}, {"reason": "b"}]}, "a; b"),
+        ({"reason": "all shards failed", "root_cause": [{"reason": "a"}, {"reason": "a"}]}, "a"),
+        ({"reason": "outer", "caused_by": {"reason": "x", "caused_by": {"reason": "inner"}}}, "outer: inner"),
+        ({"reason": "failed: x", "caused_by": {"reason": "x"}}, "failed: x"),
+        ({"type": "phase", "reason": "", "caused_by": {"reason": "no shards"}}, "no shards"),
+    ],
+    ids=str,
+)
+def test_the_reason_of_an_error_is_at_its_root(error, words):
+    assert in_words(error) == words

@@ -8,7 +8,7 @@ from tasks.search.index import SearchIndex
 from tasks.search.queries import ItemQueries
 from tasks.settings import Settings
 from tests.shop_fixtures import search_connection
-from tests.tasks.search.documents import put, with_feature
+from tests.tasks.search.documents import HALF_WORDS, put, with_feature
 
 SHAPES = {
     "plain": {"image.src": "u"},
@@ -102,6 +102,7 @@ def queries_of(elasticsearch_url, index):
     return made
 
 
+@HALF_WORDS
 def test_pages_read_and_count_by_the_shop_s_own_fields(queries_of, search, search_client, index):
     queries = queries_of("image.src", "taxonomy.id", "title")
     documents = {

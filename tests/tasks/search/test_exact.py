@@ -10,9 +10,10 @@ from elasticsearch import helpers
 from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.search.exact import exact_nearest
 from tasks.search.index import SearchIndex
-from tasks.search.mapping import FEATURE, FIELDS, VERSION
+from tasks.search.mapping import FEATURE, FIELDS, URL, VERSION
 from tasks.search.queries import Item, Scope
 from tests.shop_fixtures import search_connection, some_vector
+from tests.tasks.search.documents import HALF_WORDS
 
 ALL, COATS = Scope("v1"), Scope("v1", "00000020")
 
@@ -196,6 +197,7 @@ def test_approximate_finds_what_exact_finds_among_many(queries, elasticsearch_ur
 # Finding items ----------------------------------------------------------------------------------
 
 
+@HALF_WORDS
 def test_items_are_found_by_id_or_by_the_words_of_their_name(queries, search_client, index):
     names = {"1": "blue shirt", "2": "Blue shorts", "3": "red shirt", "blue": "a coat", "4": None, "5": 7}
     for item_id, name in names.items():
@@ -216,6 +218,34 @@ def test_items_are_found_by_id_or_by_the_words_of_their_name(queries, search_cli
     assert [item.item_name for item in queries.find("7", 10)] == ["7"]
     for text in ("*", '"', "(", "a AND", "\\", "🧥", "x" * 200, " ".join("ab" for _ in range(60))):
         assert found(text) == []
+
+
+@HALF_WORDS
+@pytest.mark.usefixtures("stocked")
+def test_a_server_without_expensive_queries_finds_whole_words(queries, search, search_client, index):
+    search_client.index(index=index, id="shirt", document={"item_name": "blue shirt"})
+    search_client.update(index=index, id="00", doc={URL: "u"}, refresh=True)
+    setting = "search.allow_expensive_queries"
+    search_client.cluster.put_settings(persistent={setting: False})
+    try:
+        assert [item.item_id for item in queries.find("blue shirt", 10)] == ["shirt"]
+        assert [item.item_id for item in queries.find("01", 10)] == ["01"]
+        assert queries.find("blue sh", 10) == []
+        # Nothing else is missing.
+        assert queries.coverage("v1").current == 20
+        assert queries.category("00000010", "v1").current == 10
+        assert queries.categories("v1") == {"00000010": 10, "00000020": 10}
+        assert queries.item("01") is not None
+        assert len(queries.nearest(some_vector(1), COATS, 3)) == 3
+        assert queries.count(COATS) == 10
+        assert exact_nearest(queries, some_vector(1), ALL, 3).compared == 20
+        assert search.check()
+        search.refuse_unknown_urls()
+        assert set(search.versions()) == {"v1", "v2"}
+        assert search.current({"00": "u"}, "v1") == search.holding(["00"], "v1") == {"00"}
+    finally:
+        search_client.cluster.put_settings(persistent={setting: None})
+    assert [item.item_id for item in queries.find("blue sh", 10)] == ["shirt"]
 
 
 def test_an_item_comes_with_its_feature_whatever_its_version(queries, stocked, search_client, index):
