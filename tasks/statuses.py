@@ -143,7 +143,7 @@ class Status(StrEnum):
     )
     REJECTED = (
         "rejected",
-        "Elasticsearch refused the update of this document, or does not hold what it accepted.",
+        "Elasticsearch refused the update of this document, or does not hold what was written.",
         *(True, True),
         "The reason is Elasticsearch's own; mostly it is the index's mapping or its ingest pipeline.",
     )

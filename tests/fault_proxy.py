@@ -239,6 +239,18 @@ def items_fail(status: int, *, written: bool, chosen: Callable[[str], bool] = la
     return fault
 
 
+def through_pipeline(change: Callable[[dict[str, Any]], None]) -> Fault:
+    """Each document of a bulk request is stored as `change` makes it, as by an ingest pipeline."""
+
+    def fault(exchange: Exchange) -> None:
+        lines = [json.loads(line) for line in exchange.request.body.splitlines()]
+        for content in lines[1::2]:
+            change(content.get("doc", content))
+        exchange.reply(exchange.forward(b"".join(json.dumps(line).encode() + b"\n" for line in lines)))
+
+    return fault
+
+
 def _bulk_items(body: bytes) -> list[tuple[dict[str, Any], bytes]]:
     """Each item's action and its lines; no deletions, which have one line alone."""
     lines = body.splitlines(keepends=True)

@@ -4,7 +4,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.search.client import IndexClient, in_words
@@ -12,10 +15,13 @@ from tasks.search.mapping import (
     AT,
     FIELDS,
     IMAGE,
+    PACKED,
     URL,
     VERSION,
     check_server,
     compatible_mapping,
+    feature_of,
+    has_feature,
     of_version,
 )
 from tasks.settings import Settings
@@ -54,6 +60,18 @@ class Document:
     def lacks(self, url: str | None) -> bool:
         """Whether it should hold this URL and does not."""
         return self.urls is not None and url not in self.urls
+
+
+class Written(NamedTuple):
+    """What Elasticsearch answered to a write."""
+
+    item_id: str
+    status: int
+    """Of HTTP."""
+    reason: str
+    """Empty where the status is a success."""
+    seq_no: int | None
+    """What the document had then: negative where an ingest pipeline dropped it, None where it was refused."""
 
 
 class SearchIndex(IndexClient):
@@ -182,7 +200,7 @@ class SearchIndex(IndexClient):
             answer = self.client.mget(
                 index=self.name,
                 ids=list(item_ids),
-                source_includes=[*filter(None, [self.fields.url]), VERSION, URL, IMAGE, AT],
+                source_includes=self._read,
             )
         result = {}
         for found in answer["docs"]:
@@ -193,25 +211,64 @@ class SearchIndex(IndexClient):
                     f"{in_words(error)}."
                 )
             if found["found"]:
-                source = found.get("_source", {})
-                result[found["_id"]] = Document(
-                    index=found["_index"],
-                    urls=self.fields.urls(source),
-                    version=source.get(VERSION),
-                    feature_url=source.get(URL),
-                    image=source.get(IMAGE),
-                    at=_time(source.get(AT)),
-                    seq_no=found["_seq_no"],
-                    primary_term=found["_primary_term"],
-                )
+                result[found["_id"]] = self._document(found)
         return result
 
-    def write(self, actions: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, int, str]]:
+    def with_features(
+        self, item_ids: Sequence[str]
+    ) -> dict[str, tuple[Document, NDArray[np.float32] | None]]:
+        """The documents of these items with their features [dims], as far as the index has refreshed."""
+        with self.errors_explained():
+            hits = self.search(
+                size=len(item_ids),
+                query={"ids": {"values": list(item_ids)}},
+                source=self._read,
+                docvalue_fields=PACKED,
+                seq_no_primary_term=True,
+            )["hits"]["hits"]
+        return {
+            hit["_id"]: (self._document(hit), feature_of(hit) if has_feature(hit) else None) for hit in hits
+        }
+
+    def pipelines(self) -> str:
+        """Which ingest pipelines the index itself names, in words."""
+        with self.errors_explained():
+            (found,) = self.client.indices.get_settings(index=self.name).values()
+        names = ("default_pipeline", "final_pipeline")
+        held = [
+            f"{name} {found['settings']['index'][name]}"
+            for name in names
+            if name in found["settings"]["index"]
+        ]
+        return (
+            f"the index has the {' and the '.join(held)}"
+            if held
+            else "the index itself names no ingest pipeline"
+        )
+
+    @property
+    def _read(self) -> list[str]:
+        return [*filter(None, [self.fields.url]), VERSION, URL, IMAGE, AT]
+
+    def _document(self, found: Mapping[str, Any]) -> Document:
+        source = found.get("_source", {})
+        return Document(
+            index=found["_index"],
+            urls=self.fields.urls(source),
+            version=source.get(VERSION),
+            feature_url=source.get(URL),
+            image=source.get(IMAGE),
+            at=_time(source.get(AT)),
+            seq_no=found["_seq_no"],
+            primary_term=found["_primary_term"],
+        )
+
+    def write(self, actions: Iterable[Mapping[str, Any]]) -> Iterator[Written]:
         """Send bulk actions, to the index each names, else to ours. An item is tried again while
         Elasticsearch asks for patience, for a quarter of a minute.
 
         Yields:
-            item id, HTTP status, and the reason where the status is not a success.
+            the answer to each action.
         """
         from elasticsearch import helpers
 
@@ -243,7 +300,7 @@ class SearchIndex(IndexClient):
                     raise ConfigurationError(
                         f"Elasticsearch at {self.url} refuses to write to {self.name} ({status}: {reason})."
                     )
-                yield result["_id"], status, reason
+                yield Written(result["_id"], status, reason, result.get("_seq_no"))
 
     def holding(self, item_ids: Sequence[str], version: str) -> set[str]:
         """Of these items, the ones that searches find with a feature of `version`; refreshes first."""

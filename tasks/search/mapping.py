@@ -1,7 +1,11 @@
 """The fields of our documents, and what an index must be to take them."""
 
+import base64
 from collections.abc import Mapping
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from tasks.errors import ConfigurationError
 from tasks.search.client import IndexClient
@@ -27,6 +31,9 @@ FIELDS: dict[str, dict[str, Any]] = {
     AT: {"type": "date"},
 }
 """The fields we add to the shop's documents."""
+
+PACKED = [{"field": FEATURE, "format": "binary"}]
+"""Features as base64: as numbers they take eight times as long to read."""
 
 
 _OLDEST_SERVER = (9, 3)
@@ -118,6 +125,19 @@ def _check_mapping(index: str, mapping: Mapping[str, Any], *, keeps_source: bool
                 f"The field {field} of {index} is not indexed, so no search can use it. "
                 "Reindex with index: true."
             )
+
+
+def has_feature(hit: Mapping[str, Any]) -> bool:
+    """Whether a document that was asked for its feature, as PACKED, has one."""
+    return FEATURE in hit.get("fields", {})
+
+
+def feature_of(hit: Mapping[str, Any]) -> NDArray[np.float32]:
+    """The feature [dims] of a document that has one and was asked for it, as PACKED."""
+    values = hit["fields"][FEATURE]
+    if isinstance(values[0], str):
+        return np.frombuffer(base64.b64decode(values[0]), ">f4").astype(np.float32)
+    return np.array(values, np.float32).ravel()  # a server before 9.4 knows no other format
 
 
 def of_version(version: str) -> dict[str, Any]:

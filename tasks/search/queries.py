@@ -1,6 +1,5 @@
 """What people ask of the index: how far it is covered, its items, and the nearest ones to a feature."""
 
-import base64
 import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from tasks.errors import ConfigurationError
 from tasks.search.client import IndexClient
 from tasks.search.document_fields import values
-from tasks.search.mapping import FEATURE, URL, VERSION, of_version
+from tasks.search.mapping import FEATURE, PACKED, URL, VERSION, feature_of, has_feature, of_version
 
 _MOST_CATEGORIES = 1_000
 _CANDIDATES = 100
@@ -23,8 +22,6 @@ _OVERSAMPLE = 3.0
 many of the nearest ("recall" of int8_hnsw in docs/figures.md)."""
 PAGE = 1_000
 """Features that are read at once."""
-_PACKED = [{"field": FEATURE, "format": "binary"}]
-"""Features as base64: as numbers they take eight times as long to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,10 +168,10 @@ class ItemQueries(IndexClient):
         far as it has refreshed."""
         with self.errors_explained():
             answer = self.search(
-                query={"ids": {"values": [item_id]}}, source=self._shown, docvalue_fields=_PACKED
+                query={"ids": {"values": [item_id]}}, source=self._shown, docvalue_fields=PACKED
             )
         for hit in answer["hits"]["hits"]:
-            return self._item(hit), _features([hit])[0] if FEATURE in hit.get("fields", {}) else None
+            return self._item(hit), feature_of(hit) if has_feature(hit) else None
         return None
 
     def items(self, item_ids: Sequence[str]) -> dict[str, Item]:
@@ -254,7 +251,7 @@ class ItemQueries(IndexClient):
                         sort=["_shard_doc"],
                         search_after=after,
                         source=source,
-                        docvalue_fields=_PACKED,
+                        docvalue_fields=PACKED,
                         track_total_hits=False,
                         allow_partial_search_results=False,
                         filter_path="hits.hits._id,hits.hits.sort,hits.hits.fields,hits.hits._source",
@@ -344,10 +341,4 @@ def _first(source: Mapping[str, Any], field: str | None) -> str | None:
 
 def _features(hits: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
     """The features [n, dims] of documents that have one."""
-    return np.array([_feature(hit["fields"][FEATURE]) for hit in hits], np.float32)
-
-
-def _feature(values: list[Any]) -> NDArray[Any]:
-    if isinstance(values[0], str):
-        return np.frombuffer(base64.b64decode(values[0]), ">f4")
-    return np.array(values).ravel()  # a server before 9.4 knows no other format
+    return np.array([feature_of(hit) for hit in hits], np.float32)

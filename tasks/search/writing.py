@@ -1,5 +1,6 @@
 """Writing features into documents: which document must be skipped, and what became of each item."""
 
+import functools
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -75,6 +76,8 @@ class Writer:
         self._create = create
         self._measured = measured
         self._stopped = threading.Event()
+        self._seq_nos: dict[str, int | None] = {}
+        """What documents had when they were written: with another, somebody else has written since."""
 
     def write(self, page: Sequence[Ready]) -> dict[str, WriteOutcome]:
         """Write one page, reading its documents first; again for those that changed in between."""
@@ -90,11 +93,13 @@ class Writer:
             with self._measured("packing vectors"):
                 actions = [self._action(item, documents.get(item.item_id)) for item in to_write.values()]
             with self._measured("writing"):
-                for item_id, code, reason in self._index.write(actions):
-                    if 200 <= code < 300:
-                        outcomes[item_id] = (Status.INDEXED, None)
-                    elif code not in (_CONFLICT, _MISSING):
-                        outcomes[item_id] = (Status.REJECTED, f"{code}: {reason}"[:500])
+                for written in self._index.write(actions):
+                    if 200 <= written.status < 300:
+                        outcomes[written.item_id] = (Status.INDEXED, None)
+                        self._seq_nos[written.item_id] = written.seq_no
+                    elif written.status not in (_CONFLICT, _MISSING):
+                        reason = f"{written.status}: {written.reason}"[:500]
+                        outcomes[written.item_id] = (Status.REJECTED, reason)
             left = [item for item_id, item in to_write.items() if item_id not in outcomes]
             if not left:
                 return outcomes
@@ -117,14 +122,53 @@ class Writer:
         if not absent:
             return {}
         there = self._documents(sorted(absent))
-        return {
-            item_id: (Status.REJECTED, "the index accepted the feature and does not hold it")
-            if item_id in there and there[item_id].version == self._version
-            else (Status.SUPERSEDED, "the document was replaced after it was written")
-            if item_id in there
-            else (Status.WAITING_FOR_DOCUMENT, "the document was deleted after it was written")
-            for item_id in absent
+        return {item_id: self._missing(item_id, there.get(item_id)) for item_id in absent}
+
+    def _missing(self, item_id: str, document: Document | None) -> WriteOutcome:
+        """What became of an item that was written, but that searches do not find."""
+        seq_no = self._seq_nos.get(item_id)
+        dropped = seq_no is not None and seq_no < 0
+        if document is None and not dropped:
+            return Status.WAITING_FOR_DOCUMENT, "the document was deleted after it was written"
+        if dropped or (document and (document.version == self._version or document.seq_no == seq_no)):
+            why = "the index accepted the feature and does not hold it"
+            return Status.REJECTED, f"{why}; {self._pipelines}"
+        return Status.SUPERSEDED, "the document was replaced after it was written"
+
+    def altered(self, written: Sequence[Ready]) -> dict[str, WriteOutcome]:
+        """What became of those of these items whose document holds other values than were written.
+
+        `missed` comes first: it refreshes.
+        """
+        held = self._index.with_features([item.item_id for item in written])
+        outcomes: dict[str, WriteOutcome] = {}
+        for item in written:
+            if item.item_id in held and (field := self._changed(item, *held[item.item_id])):
+                why = f"the index holds another {field} than was written"
+                outcomes[item.item_id] = (Status.REJECTED, f"{why}; {self._pipelines}")
+        return outcomes
+
+    def _changed(
+        self, item: Ready, document: Document, feature: npt.NDArray[np.float32] | None
+    ) -> str | None:
+        """The first of our fields that is not as we wrote it; None where all are, or someone wrote later."""
+        seq_no = self._seq_nos.get(item.item_id)
+        # Without one an earlier attempt wrote it, which the time tells.
+        if document.seq_no != seq_no if seq_no is not None else document.at != item.at:
+            return None
+        wanted = {
+            VERSION: document.version == self._version,
+            URL: document.feature_url == item.row["img_url"],
+            IMAGE: document.image == item.image,
+            AT: document.at == item.at,
+            # Cosine keeps length and direction apart, which rounds.
+            FEATURE: feature is not None and np.allclose(feature, item.feature, rtol=1e-5, atol=0),
         }
+        return next((field for field, same in wanted.items() if not same), None)
+
+    @functools.cached_property
+    def _pipelines(self) -> str:
+        return self._index.pipelines()
 
     def _documents(self, item_ids: Sequence[str]) -> dict[str, Document]:
         documents = self._index.documents(item_ids)

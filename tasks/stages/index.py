@@ -4,6 +4,7 @@ import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from tasks.shop.catalogue import Catalogue
 from tasks.shop.connections import Services
 from tasks.stages.clock import Clock
 from tasks.statuses import Status
+
+_SAMPLE = 20
+"""Documents of a chunk whose fields are compared with what was written."""
 
 
 def run(chunk: Chunk, settings: Settings, services: Services, progress: Progress = silent) -> dict[str, Any]:
@@ -45,11 +49,15 @@ def run(chunk: Chunk, settings: Settings, services: Services, progress: Progress
     clock = Clock()
     with clock.measured("opening"):
         writer = _writer(chunk.plan, settings, services, clock)
-    ready = progress(_ready(chunk, items, outcomes), "index", len(items))
+    sample: list[Ready] = []
+    every = max(len(items) // _SAMPLE, 1)
+    ready = progress(_sampled(_ready(chunk, items, outcomes), every, sample), "index", len(items))
     for written in _written(writer, _pages(ready, settings.bulk_size, clock), settings.bulk_requests):
         outcomes.update(written)
     with clock.measured("checking"):
         outcomes.update(writer.missed(outcomes))
+        everything = _pages(_ready(chunk, items, {}), settings.bulk_size, clock)
+        outcomes.update(_altered(writer, sample, everything, outcomes))
     counts: dict[str, int] = {}
     with packs.writing(chunk.outcomes, packs.OUTCOMES) as pack:
         for item in items:
@@ -134,6 +142,34 @@ def _written(
         except BaseException:
             writer.stop()
             raise
+
+
+def _sampled(ready: Iterable[Ready], every: int, sample: list[Ready]) -> Iterator[Ready]:
+    """Pass the items on; keep some of them, spread over all."""
+    for number, item in enumerate(ready):
+        if number % every == 0:
+            # A copy: the original keeps all that was read with it in memory.
+            sample.append(replace(item, feature=item.feature.copy()))
+        yield item
+
+
+def _altered(
+    writer: Writer,
+    sample: Sequence[Ready],
+    everything: Iterable[Sequence[Ready]],
+    done: Mapping[str, WriteOutcome],
+) -> dict[str, WriteOutcome]:
+    """The items whose documents hold other values than were written; where one of the sample is among them,
+    all are looked at."""
+
+    def indexed(items: Iterable[Ready]) -> list[Ready]:
+        return [item for item in items if done[item.item_id][0] is Status.INDEXED]
+
+    altered = writer.altered(indexed(sample))
+    if altered:
+        for page in everything:
+            altered |= writer.altered(indexed(page))
+    return altered
 
 
 def _pages(items: Iterable[Ready], size: int, clock: Clock) -> Iterator[list[Ready]]:

@@ -27,6 +27,7 @@ from tasks.shop.database import batched
 from tasks.shop.ledger import Failure, Ledger
 from tasks.stages.clock import Clock
 from tasks.stages.prefetch import prefetched
+from tasks.statuses import Status
 
 log = logging.getLogger(__name__)
 
@@ -257,7 +258,8 @@ class _NotCurrent:
         self._force = force
 
     def __call__(self, page: _Page) -> Iterator[Item]:
-        """The items without a feature, or whose feature is older than a failed attempt to replace it."""
+        """The items without a feature, or whose feature is older than a failed attempt to replace it, or what
+        the index made of that attempt's."""
         if self._force or self._index is None:
             yield from page.items
             return
@@ -265,8 +267,9 @@ class _NotCurrent:
         documents = self._index.documents([item_id for item_id in page.failures if item_id in current])
         for item_id, document in documents.items():
             failure = page.failures[item_id]
+            refused = failure.status is Status.REJECTED and document.at == failure.planned_at
             older = document.at is None or document.at < failure.planned_at
-            if older and document.feature_url == failure.img_url:
+            if (older or refused) and document.feature_url == failure.img_url:
                 current.remove(item_id)
         yield from (item for item in page.items if item.item_id not in current)
 

@@ -5,15 +5,18 @@ However it fails, a stage ends well or says that the service is not to be had, a
 ends as if nothing had been amiss: each document is written once, and holds what it held besides.
 """
 
+import base64
 import contextlib
 import hashlib
 import itertools
+import json
 import os
 import shutil
 import signal
 import threading
 from collections import Counter
 from dataclasses import dataclass, replace
+from datetime import timedelta
 from http.client import HTTPException
 
 import numpy as np
@@ -42,6 +45,7 @@ from tests.fault_proxy import (
     rewritten,
     silent,
     swallowed,
+    through_pipeline,
     truncated,
     unanswered,
 )
@@ -549,3 +553,132 @@ def test_a_server_killed_in_the_middle_of_the_bulks_and_started_again(sqlite_sho
     finally:
         server.stop()
         shutil.rmtree(data, ignore_errors=True)
+
+
+# Ingest pipelines -------------------------------------------------------------------------------
+#
+# The server that tests start has no processors of use, and pipelines do not see partial updates: so what they
+# do to documents is done on the way, as where a pipeline is given with each request.
+
+KEPT = {FEATURE, VERSION, URL, IMAGE, AT}
+
+
+def halved(document):
+    vector = np.frombuffer(base64.b64decode(document[FEATURE]), ">f4")
+    document[FEATURE] = base64.b64encode((vector[::-1] / 2).astype(">f4").tobytes()).decode()
+
+
+PIPELINES = {
+    "drops the feature": lambda document: document.pop(FEATURE),
+    "changes the feature": halved,
+    "drops the version": lambda document: document.pop(VERSION),
+    "changes the URL": lambda document: document.update({URL: document[URL].lower() + "?"}),
+    "drops the picture": lambda document: document.pop(IMAGE),
+    "changes the time": lambda document: document.update({AT: "2020-01-01T00:00:00+00:00"}),
+    "drops all of ours": lambda document: [document.pop(field) for field in KEPT],
+}
+
+
+@pytest.mark.parametrize(
+    ("change", "create"),
+    [
+        *((change, False) for change in PIPELINES),
+        ("changes the feature", True),
+        ("drops all of ours", True),
+    ],
+)
+def test_a_pipeline_that_changes_our_fields_is_noticed(
+    proxied_shop, proxy, elasticsearch_url, change, create
+):
+    shop = proxied_shop
+    for item_id in "abc":
+        shop.catalogue.add(item_id, url_of(item_id))
+        if not create:
+            shop.write_document(item_id)
+    SearchIndex(search_connection(elasticsearch_url), shop.index).prepare()
+    shop.client.ingest.put_pipeline(id=shop.index, processors=[])
+    shop.client.indices.put_settings(index=shop.index, settings={"index.final_pipeline": shop.index})
+    chunk = shop.chunk({item_id: some_vector(seed) for seed, item_id in enumerate("abc")})
+    proxy.script = every("_bulk", through_pipeline(PIPELINES[change]))
+
+    index.run(chunk, shop.settings(create_documents=create), shop.services)
+
+    outcomes = list(packs.rows(chunk.outcomes))
+    assert [row["status"] for row in outcomes] == [Status.REJECTED] * 3
+    assert all(f"final_pipeline {shop.index}" in row["reason"] for row in outcomes)
+    shop.client.indices.delete(index=shop.index)
+    shop.client.ingest.delete_pipeline(id=shop.index)
+
+
+def test_where_one_of_a_sample_was_changed_all_are_looked_at(
+    proxied_shop, proxy, elasticsearch_url, monkeypatch
+):
+    shop = proxied_shop
+    monkeypatch.setattr(index, "_SAMPLE", 3)
+    ids = [f"{number:02}" for number in range(12)]
+    shop.stock(*ids)
+    SearchIndex(search_connection(elasticsearch_url), shop.index).prepare()
+    vectors = {item_id: some_vector(seed) for seed, item_id in enumerate(ids)}
+    odd = {FEATURE: None}
+
+    def some(document):
+        odd[FEATURE] = not odd[FEATURE]
+        if odd[FEATURE]:
+            halved(document)
+
+    proxy.script = every("_bulk", through_pipeline(some))
+    chunk = shop.chunk(vectors)
+    index.run(chunk, shop.settings(bulk_requests=1), shop.services)
+    outcomes = {row["item_id"]: row["status"] for row in packs.rows(chunk.outcomes)}
+    as_written = {i for i in ids if np.allclose(shop.vector(i), vectors[i], rtol=1e-6)}
+    assert len(as_written) == 6
+    assert {i for i, status in outcomes.items() if status == Status.INDEXED} == as_written
+    assert {i for i, status in outcomes.items() if status == Status.REJECTED} == set(ids) - as_written
+
+
+def test_a_document_that_a_pipeline_drops_is_noticed(proxied_shop, proxy, elasticsearch_url):
+    """Its write is answered with success, and a sequence number that none has."""
+    shop = proxied_shop
+    shop.catalogue.add("a", url_of("a"))
+    SearchIndex(search_connection(elasticsearch_url), shop.index).prepare()
+    chunk = shop.chunk({"a": some_vector(1)})
+    dropped = {
+        "_index": shop.index,
+        "_id": "a",
+        "_version": -3,
+        "result": "noop",
+        "_seq_no": -2,
+        "status": 200,
+    }
+    body = json.dumps({"took": 1, "errors": False, "items": [{"create": dropped}]}).encode()
+    proxy.script = every("_bulk", instead(200, body, **{"X-Elastic-Product": "Elasticsearch"}))
+    index.run(chunk, shop.settings(create_documents=True), shop.services)
+    (outcome,) = packs.rows(chunk.outcomes)
+    assert (outcome["status"], outcome["reason"]) == (
+        Status.REJECTED,
+        "the index accepted the feature and does not hold it; the index itself names no ingest pipeline",
+    )
+
+
+def test_what_others_write_meanwhile_is_no_pipeline_s_work(proxied_shop, proxy, elasticsearch_url):
+    shop = proxied_shop
+    shop.stock("replaced", "updated", "newer", "same")
+    SearchIndex(search_connection(elasticsearch_url), shop.index).prepare()
+    chunk = shop.chunk({i: some_vector(1) for i in ("replaced", "updated", "newer", "same")})
+
+    def meanwhile(exchange):
+        answer = exchange.forward()
+        shop.write_document("replaced")
+        shop.client.update(index=shop.index, id="updated", doc={"price": 3})
+        later = {AT: (chunk.plan.created_at + timedelta(seconds=1)).isoformat(), IMAGE: "another"}
+        shop.client.update(index=shop.index, id="newer", doc=later)
+        exchange.reply(answer)
+
+    proxy.script = first(1, "_bulk", meanwhile)
+    index.run(chunk, shop.settings(), shop.services)
+    assert {row["item_id"]: row["status"] for row in packs.rows(chunk.outcomes)} == {
+        "replaced": Status.SUPERSEDED,
+        "updated": Status.INDEXED,
+        "newer": Status.INDEXED,
+        "same": Status.INDEXED,
+    }

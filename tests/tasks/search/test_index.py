@@ -3,11 +3,13 @@
 import time
 from datetime import UTC, datetime
 
+import numpy as np
 import pytest
 import requests
 
 from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.search.mapping import AT, FEATURE, IMAGE, URL, VERSION
+from tests.shop_fixtures import some_vector
 from tests.tasks.search.documents import put, with_feature
 
 # Reading ----------------------------------------------------------------------------------------
@@ -171,10 +173,38 @@ def test_each_answer_of_a_bulk_is_passed_on(search, search_client, index):
             {"_op_type": "create", "_id": "there", "_source": {}},
         ]
     )
-    codes, reasons = zip(*((code, reason) for _, code, reason in answers), strict=True)
+    codes, reasons = zip(*((answer.status, answer.reason) for answer in answers), strict=True)
     assert codes == (200, 404, 400, 409, 409)
     assert reasons[0] == ""
     assert all(reasons[1:])
+
+
+def test_a_write_tells_what_makes_the_document_known_again(search, search_client, index):
+    search.prepare()
+    put(search_client, index, "there", img_url="u")
+    actions = [
+        {"_op_type": "update", "_id": "there", "doc": with_feature("u")},
+        {"_op_type": "create", "_id": "new", "_source": with_feature("u", seed=2)},
+        {"_op_type": "update", "_id": "missing", "doc": with_feature("u")},
+    ]
+    seq_nos = {answer.item_id: answer.seq_no for answer in search.write(actions)}
+    assert seq_nos.pop("missing") is None
+    assert {
+        item_id: document.seq_no for item_id, document in search.documents(list(seq_nos)).items()
+    } == seq_nos
+    search_client.indices.refresh(index=index)
+    found = search.with_features(["there", "new", "missing"])
+    assert {item_id: document.seq_no for item_id, (document, _) in found.items()} == seq_nos
+    np.testing.assert_allclose(found["new"][1], some_vector(2), rtol=1e-6)
+
+
+def test_pipelines_are_named(search, search_client, index):
+    search.prepare()
+    assert search.pipelines() == "the index itself names no ingest pipeline"
+    search_client.indices.put_settings(index=index, settings={"index.default_pipeline": "clean"})
+    assert search.pipelines() == "the index has the default_pipeline clean"
+    search_client.indices.put_settings(index=index, settings={"index.final_pipeline": "last"})
+    assert search.pipelines() == "the index has the default_pipeline clean and the final_pipeline last"
 
 
 @pytest.fixture

@@ -166,7 +166,7 @@ def test_an_alias_of_one_index_does(elasticsearch_url, search_client, index):
     assert search.prepare() == f"{index}-7"
     assert search.documents(["a"])["a"].index == f"{index}-7"
     (answer,) = search.write([{"_op_type": "update", "_id": "a", "doc": with_feature("u")}])
-    assert answer == ("a", 200, "")
+    assert answer[:3] == ("a", 200, "")
     assert search.holding(["a"], "v1") == {"a"}
     assert search.current({"a": "u"}, "v1") == {"a"}
     assert search.versions() == {"v1": 1}

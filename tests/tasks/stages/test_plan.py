@@ -509,6 +509,20 @@ def test_a_forced_run_s_failure_is_tried_again_though_the_old_feature_is_there(s
     assert settled(planned) == {"b"}
 
 
+def test_what_the_index_made_of_a_feature_that_was_refused_is_replaced(sqlite_shop, version):
+    """The index held other values than were written: that feature has the time of the plan that failed."""
+    shop = sqlite_shop
+    shop.stock("altered", "mended", "of another")
+    index_as_current(shop, "altered", "mended", "of another", version=version)
+    times = {"altered": NOON, "mended": NOON + timedelta(hours=1), "of another": NOON}
+    for item_id, at in times.items():
+        shop.client.update(index=shop.index, id=item_id, doc={AT: at.isoformat()}, refresh=True)
+    fail(shop, dict.fromkeys(["altered", "mended"], Status.REJECTED) | {"of another": Status.GONE}, at=NOON)
+    planned = retry(shop)
+    assert ids(planned) == {"altered"}
+    assert settled(planned) == {"mended", "of another"}
+
+
 def test_what_is_given_up_is_settled_without_being_tried(sqlite_shop, version):
     shop = sqlite_shop
     shop.stock("stays", "current again")
