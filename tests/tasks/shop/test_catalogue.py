@@ -1,10 +1,11 @@
 """Tests of tasks/shop/catalogue.py against SQLite and PostgreSQL with both types of time."""
 
+import dataclasses
 import itertools
+import json
 import re
 import shutil
 import sqlite3
-import tracemalloc
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from tasks.shop import catalogue as module
 from tasks.shop import database
 from tasks.shop.catalogue import EARLIEST, LATEST, Catalogue, Item
 from tasks.shop.connections import CATALOGUE, Connection
+from tests.interpreter import peak_of
 from tests.shop_fixtures import CATALOGUE_KINDS, NOON
 
 POSTGRES_KINDS = [kind for kind in CATALOGUE_KINDS if kind != "sqlite"]
@@ -193,16 +195,19 @@ def add_many(catalogue, count, name):
 def test_rows_are_streamed(catalogue):
     count, name = 60_000, "x" * 200
     add_many(catalogue, count, name)
-    rows = Catalogue(catalogue.connection).changed(EARLIEST, LATEST)
-    tracemalloc.start()
-    try:
-        read = sum(1 for _ in rows)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert read == count
+    prepare = """
+import json, sys
+from datetime import UTC, datetime
+from tasks.shop.catalogue import Catalogue
+from tasks.shop.connections import Connection
+connection, start, end = map(json.loads, sys.argv[1:])
+rows = Catalogue(Connection(**connection)).changed(*map(datetime.fromisoformat, (start, end)))
+"""
+    work = f"assert sum(1 for _ in rows) == {count}"
+    connection = json.dumps(dataclasses.asdict(catalogue.connection))
+    times = [json.dumps(time.isoformat()) for time in (EARLIEST, LATEST)]
     # The names alone, were they all held at once, take more than this.
-    assert peak < count * len(name) * 0.8
+    assert peak_of(prepare, work, connection, *times) < count * len(name) * 0.8
 
 
 @pytest.mark.parametrize("kind", POSTGRES_KINDS)
