@@ -31,8 +31,9 @@ from tasks.errors import RunFailedError
 from tasks.inference.model import feature_version
 from tasks.runs import reports
 from tasks.runs.run import Request
+from tasks.search.document_fields import DocumentFields
 from tasks.search.exact import exact_nearest
-from tasks.search.mapping import DOCUMENT_FIELDS, FEATURE, FIELDS, VERSION
+from tasks.search.mapping import FEATURE, FIELDS, VERSION
 from tasks.search.queries import ItemQueries, Scope
 from tasks.settings import REPOSITORY, Settings
 from tasks.shop.connections import SEARCH, Connection
@@ -121,7 +122,7 @@ def _fill(search: Elasticsearch, index: str, documents: Iterator[dict[str, Any]]
     vector = FIELDS[FEATURE] | {"dims": dimensions}
     search.indices.create(
         index=index,
-        mappings={"properties": DOCUMENT_FIELDS | FIELDS | {FEATURE: vector}},
+        mappings={"properties": DocumentFields.of(Settings()).properties() | FIELDS | {FEATURE: vector}},
         settings={"refresh_interval": "-1", "translog.durability": "async"},
     )
     actions = ({"_index": index, **document} for document in documents)

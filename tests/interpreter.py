@@ -21,8 +21,8 @@ def output_of(script: str, *arguments: object) -> str:
 
 
 def peak_of(prepare: str, work: str, *arguments: object) -> int:
-    """Bytes of Python's memory that `work` has at most, after `prepare`. Here, where TensorFlow and Arrow have
-    threads of their own, tracing memory has come to a deadlock.
+    """Bytes of Python's memory that `work` has at most, after `prepare`. Here, beside the threads of
+    TensorFlow and Arrow, tracing memory has come to a deadlock.
     """
     measured = f"import tracemalloc\ntracemalloc.start()\n{work}\nprint(tracemalloc.get_traced_memory()[1])\n"
     return int(output_of(f"{prepare}\n{measured}", *arguments))

@@ -39,6 +39,8 @@ def _not_from_another_site(request: Request) -> None:
         raise HTTPException(403, "This request came from another site, so nothing was done.")
 
 
+ASK = [*READ, Depends(_not_from_another_site)]
+"""What a route depends on that takes a photo and writes nothing."""
 CALL = [
     Depends(get_user),
     Depends(requires_access_dag("POST", DagAccessEntity.RUN, param_dag_id=BACKFILL)),

@@ -14,13 +14,14 @@ from fastapi.responses import JSONResponse, Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
-from plugins.feature_index.access import CALL, READ
+from plugins.feature_index.access import ASK, CALL, READ
 from plugins.feature_index.pages import page
 from tasks.errors import FeatureIndexError
 from tasks.serve.answers import CODES, MEANINGS, InferenceError
 from tasks.serve.api import JSON_BYTES, answer_to, body_of, schema
 from tasks.serve.client import Inference
 from tasks.serve.concurrency import ConcurrencyLimit
+from tasks.serve.photos import SETTING_BYTES
 from tasks.settings import Settings
 
 _PASSED_ON = ("content-type", "retry-after", "x-feature-version")
@@ -57,6 +58,15 @@ async def save(request: Request) -> Response:
     return await _passed_on("POST", request.scope["route"].path, body)
 
 
+@router.post("/process_image", dependencies=ASK)
+@router.post("/predict_class", dependencies=ASK)
+async def photo(request: Request) -> Response:
+    """Pass a form with a photo on; the path names the operation."""
+    body = await body_of(request, Settings.load().max_image_bytes + SETTING_BYTES)
+    kind = request.headers.get("content-type", "")
+    return await _passed_on("POST", request.scope["route"].path, body, kind)
+
+
 @router.get("/getImagenetFeature", dependencies=READ)
 async def get_imagenet_feature(img_url: str) -> Response:
     """Pass it on."""
@@ -86,9 +96,9 @@ def described(request: Request, user: GetUserDep) -> Response:
     )
 
 
-async def _passed_on(method: str, path: str, body: bytes = b"") -> Response:
+async def _passed_on(method: str, path: str, body: bytes = b"", kind: str = "application/json") -> Response:
     inference, limit = _inference()
-    answer = await limit.run(lambda: inference.request(method, path, body, "application/json"))
+    answer = await limit.run(lambda: inference.request(method, path, body, kind))
     headers = {name: answer.headers[name] for name in _PASSED_ON if name in answer.headers}
     return Response(answer.body, answer.http_status, headers)
 
@@ -117,20 +127,25 @@ def _operations(described: dict[str, Any]) -> Iterator[dict[str, Any]]:
             given = {field["name"]: field["schema"] for field in operation.get("parameters", ())}
             if "requestBody" in operation:
                 given = _schema_in(operation["requestBody"], described)["properties"]
+            examples = {name: field["examples"][0] for name, field in given.items()}
+            form = "multipart/form-data" in operation.get("requestBody", {}).get("content", ())
             yield {
                 "method": method.upper(),
                 "path": path,
                 "about": operation["description"],
                 "fields": given,
-                "answer": answer["properties"],
-                "example": json.dumps({name: field["examples"][0] for name, field in given.items()})
-                if method == "post"
-                else "",
+                # Of what may be null as well, the type that it has else.
+                "answer": {n: {**f.get("anyOf", [{}])[0], **f} for n, f in answer["properties"].items()},
+                "form": examples if form else {},
+                "example": json.dumps(examples) if method == "post" and not form else "",
             }
 
 
 def _schema_in(content: dict[str, Any], described: dict[str, Any]) -> dict[str, Any]:
-    found: dict[str, Any] = content["content"]["application/json"]["schema"]
+    """Of an object, or of the objects in a list."""
+    (of_kind,) = content["content"].values()
+    found: dict[str, Any] = of_kind["schema"]
+    found = found.get("items", found)
     if "$ref" in found:
         found = described["components"]["schemas"][found["$ref"].rpartition("/")[2]]
     return found

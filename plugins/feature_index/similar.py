@@ -116,7 +116,8 @@ def _neighbours(
     category_id: str,
     compare: bool,
 ) -> Response:
-    scope = Scope(feature_version(settings), category_id, sought.item.item_id if sought.item else "")
+    wanted = (category_id,) if category_id else ()
+    scope = Scope(feature_version(settings), wanted, sought.item.item_id if sought.item else "")
     among = index.count(scope)
     exact = None
     if compare and among <= settings.exact_search_documents:

@@ -72,11 +72,11 @@ class Neighbour:
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """The documents that a search by feature can find: those with one of this version and category."""
+    """The documents that a search by feature can find: those with one of this version."""
 
     version: str
-    category_id: str = ""
-    """Empty: of any."""
+    category_ids: tuple[str, ...] = ()
+    """Of one of these; none: of any."""
     without: str = ""
     """The id of an item that is not to be found: the one whose neighbours are sought."""
 
@@ -134,7 +134,7 @@ class ItemQueries(IndexClient):
         with self.errors_explained():
             answer = self.search(
                 size=0,
-                query=self._of_category(category_id),
+                query=self._of_categories((category_id,)),
                 track_total_hits=True,
                 aggs={"current": {"filter": of_version(version)}},
             )
@@ -289,14 +289,15 @@ class ItemQueries(IndexClient):
         terms = {"field": self._category_field, "size": _MOST_CATEGORIES, "order": {"_key": "asc"}}
         return {"categories": {"terms": terms}, "without": {"missing": {"field": self._category_field}}}
 
-    def _of_category(self, category_id: str) -> dict[str, Any]:
-        return {"term": {self._category_field: category_id}} if self._category_field else {"match_none": {}}
+    def _of_categories(self, category_ids: Sequence[str]) -> dict[str, Any]:
+        field = self._category_field
+        return {"terms": {field: list(category_ids)}} if field else {"match_none": {}}
 
     def _within(self, scope: Scope) -> dict[str, Any]:
         """The query for a scope's documents."""
         filters = [of_version(scope.version)]
-        if scope.category_id:
-            filters.append(self._of_category(scope.category_id))
+        if scope.category_ids:
+            filters.append(self._of_categories(scope.category_ids))
         excluded = [{"ids": {"values": [scope.without]}}] if scope.without else []
         return {"bool": {"filter": filters, "must_not": excluded}}
 

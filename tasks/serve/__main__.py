@@ -23,10 +23,12 @@ import uvicorn
 from tasks.errors import ConfigurationError, FeatureIndexError
 from tasks.search.document_fields import DocumentFields
 from tasks.search.index import SearchIndex
+from tasks.search.queries import ItemQueries
 from tasks.serve.api import Service, create_app
 from tasks.serve.client import Inference
 from tasks.serve.concurrency import ConcurrencyLimit
 from tasks.serve.features import Features
+from tasks.serve.photos import PhotoSearch
 from tasks.serve.saving import Saving
 from tasks.settings import Settings
 from tasks.shop.connections import SEARCH, Connection
@@ -87,11 +89,13 @@ def serve(settings: Settings) -> None:
         ending.callback(documents.close)
         whole = Saving(SearchIndex(connection, settings.serve_index, fields), version, settings, create=True)
         ending.callback(whole.close)
+        queries = ItemQueries(connection, settings.index, fields)
+        photos = PhotoSearch(queries, version, settings)
         limit = ConcurrencyLimit(settings.serve_requests, settings.serve_timeout)
         ending.callback(limit.close)
         listening = ending.enter_context(_listening(path))
         config = uvicorn.Config(
-            create_app(Service(features, documents, whole, limit, settings)),
+            create_app(Service(features, documents, whole, photos, limit, settings)),
             log_level="warning",
             access_log=False,
             lifespan="off",

@@ -16,6 +16,7 @@ from tasks.search.index import can_be_id
 from tasks.serve.answers import CODES, MEANINGS, VERSION_HEADER, InferenceError, refused
 from tasks.serve.concurrency import ConcurrencyLimit
 from tasks.serve.features import Feature, Features
+from tasks.serve.photos import SETTING_BYTES, Asked, PhotoSearch, asked
 from tasks.serve.saving import Saving
 from tasks.settings import Settings
 from tasks.statuses import Status
@@ -74,6 +75,26 @@ class ImagenetFeature(BaseModel):
     imagenet_feature: Annotated[list[float], Field(min_length=2048, max_length=2048)]
 
 
+class Found(BaseModel):
+    """An item that looks like a photo."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    path: Annotated[str | None, Field(examples=[_EXAMPLE_URL], description="the URL of its picture")]
+    category: Annotated[str | None, Field(alias="class", examples=["00000030"])]
+    item_id: Annotated[str, Field(examples=["4816000185"])]
+    score: Annotated[float, Field(examples=[0.83], description="the cosine of the angle between features")]
+
+
+class Probability(BaseModel):
+    """How likely a photo is of a category."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    category: Annotated[str, Field(alias="class", examples=["00000030"])]
+    probability: Annotated[float, Field(examples=[0.91])]
+
+
 class Problem(BaseModel):
     """What became of a request, in a word and in a sentence."""
 
@@ -119,6 +140,7 @@ class Service:
     documents: Saving
     """Takes the features of documents that are there."""
     whole_documents: Saving
+    photos: PhotoSearch
     limit: ConcurrencyLimit
     settings: Settings
 
@@ -168,6 +190,35 @@ def _json(model: type[BaseModel]) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
+_FORM: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["filepath"],
+                    "properties": {
+                        "filepath": {
+                            "type": "string",
+                            "format": "binary",
+                            "description": "the photo",
+                            "examples": ["@photo.jpg"],
+                        },
+                        "setting": {
+                            "type": "string",
+                            "description": "JSON: `output_limit` from 1 to 100, 12 by default; `class`, a "
+                            "category to look in, or `any`",
+                            "examples": ['{"output_limit": 12}'],
+                        },
+                    },
+                }
+            }
+        },
+    }
+}
+
+
 @router.post("/saveImagenetFeature", responses=_REFUSALS, openapi_extra=_json(SaveImagenetFeature))
 async def save_imagenet_feature(request: Request) -> Saved:
     """Compute the picture's feature and add it to the item's document, which must be there with this URL."""
@@ -189,6 +240,43 @@ async def get_imagenet_feature(
     """Compute the feature of the picture; nothing is written."""
     service: Service = request.app.state.service
     return _feature(service, await service.limit.run(lambda: service.features.of_url(img_url)))
+
+
+@router.post("/process_image", responses=_REFUSALS, openapi_extra=_FORM)
+async def process_image(request: Request) -> list[Found]:
+    """Find the items that look like a photo, nearest first: of the category that the photo is taken for where
+    that is as sure as 0.7, else of the two likeliest.
+    """
+    service: Service = request.app.state.service
+
+    def work(given: Asked) -> list[Found]:
+        vector = service.features.of_picture(given.photo).vector
+        return [
+            Found(
+                path=neighbour.item.img_url,
+                category=neighbour.item.category_id,
+                item_id=neighbour.item.item_id,
+                score=neighbour.cosine,
+            )
+            for neighbour in service.photos.nearest(vector, given.setting)
+        ]
+
+    return await service.limit.run_after_reading(lambda: _asked(request), work)
+
+
+@router.post("/predict_class", responses=_REFUSALS, openapi_extra=_FORM)
+async def predict_class(request: Request) -> list[Probability]:
+    """Tell which categories a photo may be of, with their probabilities, the likeliest first."""
+    service: Service = request.app.state.service
+
+    def work(given: Asked) -> list[Probability]:
+        vector = service.features.of_picture(given.photo).vector
+        return [
+            Probability(category=name, probability=probability)
+            for name, probability in service.photos.classes(vector)
+        ]
+
+    return await service.limit.run_after_reading(lambda: _asked(request), work)
 
 
 @router.post("/feature", include_in_schema=False)
@@ -232,6 +320,12 @@ async def _save(request: Request, model: type[SaveImagenetFeature], saving: Savi
         imagenet_feature_version=service.features.model.version,
         index=saving.index.name,
     )
+
+
+async def _asked(request: Request) -> Asked:
+    settings: Settings = request.app.state.service.settings
+    content = await body_of(request, settings.max_image_bytes + SETTING_BYTES)
+    return await asked(request, content, settings)
 
 
 async def _parsed(request: Request, model: type[Given]) -> Given:

@@ -90,7 +90,7 @@ def publish(space: Space, settings: Settings) -> str:
     digest = _digest(content)
     with files.atomic_write(_file(settings, digest)) as temporary:
         temporary.write_bytes(content)
-    files.write_json(_pointer(settings), {"sha256": digest})
+    files.write_json(pointer(settings), {"sha256": digest})
     return _name(space.feature_version, digest)
 
 
@@ -101,7 +101,7 @@ def published(settings: Settings, feature_version: str) -> Space:
         ConfigurationError: there is none, it is damaged, or it is of another feature version.
     """
     try:
-        digest = str(files.read_json(_pointer(settings))["sha256"])
+        digest = str(files.read_json(pointer(settings))["sha256"])
         content = _file(settings, digest).read_bytes()
         damaged = _digest(content) != digest
     except FileNotFoundError:
@@ -134,7 +134,8 @@ def _file(settings: Settings, digest: str) -> Path:
     return folder(settings) / f"space-{digest[:_DIGITS]}.npz"
 
 
-def _pointer(settings: Settings) -> Path:
+def pointer(settings: Settings) -> Path:
+    """The small file that says which space is published."""
     return folder(settings) / "published.json"
 
 

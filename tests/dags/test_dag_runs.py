@@ -389,7 +389,7 @@ def test_a_run_tells_how_far_it_is_and_leaves_an_event_with_its_counts(stack):
 
 def test_past_nights_by_backfill_create(stack):
     newest = stack.shop.newest_night(now=stack.now)[0]
-    nights = [newest - timedelta(days=days) for days in (2, 1)]
+    nights = [newest - timedelta(days=days) for days in (5, 4)]
     first, last = (_seoul(night) for night in nights)
     answer = subprocess.run(
         [*COMMAND, "backfill", "create", "--dag-id", NIGHTLY, "--from-date", first, "--to-date", last],

@@ -26,6 +26,9 @@ from tasks.serve.client import Inference
 from tasks.settings import Settings
 from tasks.shop.connections import Connection
 from tasks.shop.ledger import ItemOutcome, Ledger
+from tasks.space.categories import CategoryModel
+from tasks.space.published import Space, publish
+from tasks.space.vectors import Codes, Compact
 from tasks.stages import summarise
 from tasks.statuses import Status
 from tests.picture_files import saved
@@ -46,6 +49,10 @@ client = TestClient(create_app("core"), cookies={"_token": token}, follow_redire
 answers = [client.request(**json.loads(request)) for request in requests]
 print("ANSWER" + json.dumps([[a.status_code, a.headers.get("location"), a.text] for a in answers]))
 """
+
+
+SEARCHES = {"/similar", "/process_image", "/predict_class"}
+"""What readers may ask for with a photo."""
 
 
 def write_report(settings: Settings, dag: str, run: str, **changes: Any) -> None:
@@ -112,8 +119,9 @@ def test_every_route_refuses_those_who_are_not_logged_in_or_have_no_rights(site:
 def test_a_viewer_reads_every_page_and_starts_nothing(site: Site) -> None:
     for method, path in paths(site):
         answer = site.ask(method, path, "viewer", data={"token": site.form_token("viewer")})
-        if method == "GET" or path == "/similar":
-            assert answer.status_code in (200, 422), path  # 422: it needs to know a category, or a picture
+        if method == "GET" or path in SEARCHES:
+            # 422: it needs to know a category, or a picture; 503: no inference process runs.
+            assert answer.status_code in (200, 422, 503), path
         else:
             assert answer.status_code == 403, path
     assert dag_runs(site, BACKFILL) == []
@@ -373,11 +381,23 @@ def test_links_forms_and_redirects_hold_under_a_path(site: Site) -> None:
 
 # The HTTP API -----------------------------------------------------------------------------------
 
-API_PATHS = {"/saveImagenetFeature", "/saveAllImageInfo", "/getImagenetFeature"}
+SAVING = {"/saveImagenetFeature", "/saveAllImageInfo"}
+API_PATHS = SAVING | {"/getImagenetFeature", "/process_image", "/predict_class"}
 
 
 def bearer(site: Site, role: str = "admin") -> dict[str, str]:
     return {"Authorization": f"Bearer {site.answer['tokens'][role]}"}
+
+
+def undecided(version: str) -> Space:
+    """A feature space to which each photo is as likely of one category as of the other."""
+    zeros = np.zeros((2, 2048), np.float32)
+    return Space(
+        version,
+        Compact(zeros[0], np.eye(2048, 128, dtype=np.float32)),
+        Codes(np.eye(128, dtype=np.float32)),
+        CategoryModel(("00000010", "00000020"), zeros, zeros[:, 0]),
+    )
 
 
 def error_in(answer: requests.Response) -> tuple[int, str]:
@@ -397,7 +417,8 @@ def test_the_api_refuses_in_json(site: Site) -> None:
         if method == "POST":
             other = {"Origin": "http://evil.example"}
             assert error_in(site.ask(method, path, headers=other, json={})) == (403, "not_allowed")
-            assert error_in(site.ask(method, path, "viewer", json={})) == (403, "not_allowed")
+            expected = (403, "not_allowed") if path in SAVING else (503, "unavailable")
+            assert error_in(site.ask(method, path, "viewer", json={})) == expected
     assert error_in(site.ask("GET", "/getImagenetFeature", "viewer")) == (422, "bad_request")
 
 
@@ -458,6 +479,23 @@ def test_the_api_s_requests_are_carried_out(site: Site, search_client: Any) -> N
                 Inference(site.settings).feature_of_picture(content),
                 atol=0.02,
             )
+            photo = {"filepath": ("photo.png", content, "image/png")}
+            unlearnt = site.ask("POST", "/predict_class", "viewer", files=photo)
+            assert error_in(unlearnt) == (500, "misconfigured")
+            assert "Run the DAG feature_space" in unlearnt.json()["error"]["message"]
+            any_class = {"setting": json.dumps({"output_limit": 2, "class": "any"})}
+            search_client.indices.refresh(index=index)
+            found = site.ask("POST", "/process_image", "viewer", files=photo, data=any_class).json()
+            assert [set(one) for one in found] == [{"path", "class", "item_id", "score"}] * 2
+            assert (found[0]["item_id"], found[0]["path"], found[0]["class"]) == ("api", url, None)
+            assert found[0]["score"] == pytest.approx(1, abs=1e-3)
+            publish(undecided(site.answer["version"]), site.settings)
+            classes = site.ask("POST", "/predict_class", None, headers=bearer(site, "viewer"), files=photo)
+            assert classes.json() == [
+                {"class": category, "probability": 0.5} for category in ("00000010", "00000020")
+            ]
+            within = site.ask("POST", "/process_image", "viewer", files=photo).json()
+            assert {one["item_id"] for one in within} == {"1", "2", "3"}
             missing = {"item_id": "missing", "img_url": url}
             answer = site.ask("POST", "/saveImagenetFeature", None, headers=bearer(site), json=missing)
             assert error_in(answer) == (409, "waiting_for_document")

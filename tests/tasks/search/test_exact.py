@@ -15,7 +15,7 @@ from tasks.search.queries import Item, Scope
 from tests.shop_fixtures import search_connection, some_vector
 from tests.tasks.search.documents import HALF_WORDS
 
-ALL, COATS = Scope("v1"), Scope("v1", "00000020")
+ALL, COATS = Scope("v1"), Scope("v1", ("00000020",))
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ def test_the_nearest_of_the_version_and_category_are_found(queries, stocked, how
     feature = some_vector(1_000)
     chosen = [i for i in stocked if int(i) % 2 == 0 and category in ("", category_of(i))]
     ids, cosines = nearest_in_numpy(stocked, feature, chosen, 7)
-    scope = Scope("v1", category)
+    scope = Scope("v1", (category,) if category else ())
     if how == "exact":
         found = exact_nearest(queries, feature, scope, 7)
         assert found.compared == len(chosen)
@@ -101,7 +101,7 @@ def test_an_item_is_not_its_own_neighbour(queries, stocked):
 
 
 def test_features_come_page_by_page_and_whole(queries, stocked, monkeypatch):
-    monkeypatch.setattr("tasks.search.queries._FEATURES_AT_ONCE", 3)
+    monkeypatch.setattr("tasks.search.queries.PAGE", 3)
     pages = list(queries.features(COATS))
     assert [len(ids) for ids, _ in pages] == [3, 3, 3, 1]
     found = {item_id: row for ids, rows in pages for item_id, row in zip(ids, rows, strict=True)}
@@ -113,7 +113,7 @@ def test_features_come_page_by_page_and_whole(queries, stocked, monkeypatch):
 def test_what_is_written_meanwhile_does_not_move_an_exact_search(
     queries, stocked, search_client, index, monkeypatch
 ):
-    monkeypatch.setattr("tasks.search.queries._FEATURES_AT_ONCE", 4)
+    monkeypatch.setattr("tasks.search.queries.PAGE", 4)
     pages = queries.features(ALL)
     first, _ = next(pages)
     search_client.delete(index=index, id="38", refresh=True)
@@ -123,17 +123,18 @@ def test_what_is_written_meanwhile_does_not_move_an_exact_search(
 
 def test_points_in_time_are_closed(queries, stocked, search_client, monkeypatch):
     def open_contexts():
-        nodes = search_client.nodes.stats(metric="indices", index_metric="search")["nodes"].values()
-        return sum(node["indices"]["search"]["open_contexts"] for node in nodes)
+        # Of this index: others may be searched meanwhile.
+        statistics = search_client.indices.stats(index=queries.name, metric="search")
+        return statistics["_all"]["total"]["search"]["open_contexts"]
 
-    monkeypatch.setattr("tasks.search.queries._FEATURES_AT_ONCE", 4)
-    before = open_contexts()
+    monkeypatch.setattr("tasks.search.queries.PAGE", 4)
     exact_nearest(queries, stocked["00"], ALL, 3)
+    assert open_contexts() == 0
     pages = queries.features(ALL)
     next(pages)
-    assert open_contexts() == before + 1
+    assert open_contexts() == 1
     pages.close()
-    assert open_contexts() == before
+    assert open_contexts() == 0
 
 
 def test_a_document_that_goes_while_it_is_found_is_left_out(queries, stocked, monkeypatch):
@@ -263,7 +264,12 @@ def test_an_item_comes_with_its_feature_whatever_its_version(queries, stocked, s
 def test_categories_count_what_can_be_searched(queries):
     assert queries.categories("v1") == {"00000010": 10, "00000020": 10}
     assert queries.categories("v3") == {}
-    assert [queries.count(scope) for scope in (ALL, COATS, Scope("v3"), Scope("v1", "x"))] == [20, 10, 0, 0]
+    assert [queries.count(scope) for scope in (ALL, COATS, Scope("v3"), Scope("v1", ("x",)))] == [
+        20,
+        10,
+        0,
+        0,
+    ]
 
 
 def test_an_index_that_is_not_there_is_named(queries, index):
