@@ -14,17 +14,22 @@ from numpy.typing import NDArray
 from plugins.feature_index import services
 from plugins.feature_index.access import READ, from_our_page
 from plugins.feature_index.pages import PHOTO_TYPES, page
+from tasks.errors import ConfigurationError
 from tasks.inference.model import DIMENSIONS, feature_version
 from tasks.search.exact import exact_nearest
 from tasks.search.queries import Item, ItemQueries, Scope
 from tasks.serve.client import Inference, InferenceError
+from tasks.serve.photos import ANY, PhotoSearch
 from tasks.settings import Settings
+from tasks.space.categories import Ranked, within
 from tasks.statuses import Status
 from tasks.urls import MAX_URL_LENGTH
 
 _NEIGHBOURS = 12
 _MATCHES = 24
 _LONGEST_TEXT = 200
+_LEAST_SHOWN = 0.05
+"""Of a category's probability."""
 _SHOWN_BYTES = 700_000
 """Of a photo that is shown again: its form carries it on, and a field of a form may have 1 MiB."""
 
@@ -116,8 +121,12 @@ def _neighbours(
     category_id: str,
     compare: bool,
 ) -> Response:
-    wanted = (category_id,) if category_id else ()
-    scope = Scope(feature_version(settings), wanted, sought.item.item_id if sought.item else "")
+    version = feature_version(settings)
+    classes = [] if sought.item else _classes(index, version, settings, sought)
+    predicted = within(classes)
+    chosen = () if category_id == ANY else (category_id,)
+    wanted = chosen if category_id else tuple(predicted)
+    scope = Scope(version, wanted, sought.item.item_id if sought.item else "")
     among = index.count(scope)
     exact = None
     if compare and among <= settings.exact_search_documents:
@@ -127,6 +136,8 @@ def _neighbours(
         user,
         settings,
         sought=sought,
+        classes=[(name, probability) for name, probability in classes if probability >= _LEAST_SHOWN],
+        predicted=predicted,
         category_id=category_id,
         categories=index.categories(scope.version),
         version=scope.version,
@@ -136,11 +147,20 @@ def _neighbours(
     )
 
 
+def _classes(index: ItemQueries, version: str, settings: Settings, sought: Sought) -> Ranked:
+    """What a photo may be taken for; nothing as long as no feature space is published."""
+    try:
+        return PhotoSearch(index, version, settings).classes(sought.feature)
+    except ConfigurationError:
+        return []
+
+
 def _page(
     request: Request, user: BaseUser, settings: Settings, *, status: int = 200, **values: object
 ) -> Response:
     shown: dict[str, object] = dict.fromkeys(("problem", "q", "url", "category_id"), "")
     shown |= dict.fromkeys(("matches", "lacking", "sought"))
+    shown |= {"classes": [], "predicted": []}
     return page(
         request,
         "similar.html",

@@ -19,7 +19,7 @@ from tasks.search.queries import ItemQueries, Neighbour, Scope
 from tasks.serve.answers import refused
 from tasks.settings import Settings
 from tasks.space import published
-from tasks.space.categories import within
+from tasks.space.categories import Ranked, ranked, within
 from tasks.space.published import Space
 
 MOST_FOUND = 100
@@ -72,23 +72,20 @@ class PhotoSearch:
                 self._read = published.published(self._settings, self._version), pointer
             return self._read[0]
 
-    def classes(self, feature: NDArray[np.float32]) -> list[tuple[str, float]]:
+    def classes(self, feature: NDArray[np.float32]) -> Ranked:
         """The categories that a photo with this feature [2048] may be of, with their probabilities, the
         likeliest first.
         """
         model = self.space.categories
         (probabilities,) = model.probabilities(feature[np.newaxis])
-        order = np.argsort(-probabilities, kind="stable")
-        return [(model.categories[number], float(probabilities[number])) for number in order]
+        return ranked(probabilities, model.categories)
 
     def nearest(self, feature: NDArray[np.float32], setting: Setting) -> list[Neighbour]:
         """The items that look like it, nearest first: of its category where that is as sure as 0.7, else of
         the two likeliest, or of the one that the setting names.
         """
         if setting.category is None:
-            model = self.space.categories
-            (probabilities,) = model.probabilities(feature[np.newaxis])
-            wanted = tuple(within(probabilities, model.categories))
+            wanted = tuple(within(self.classes(feature)))
         else:
             wanted = () if setting.category == ANY else (setting.category,)
         scope = Scope(self._version, wanted)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.space.categories import within
+from tasks.space.categories import ranked, within
 from tasks.space.nearest import Best
 from tasks.space.published import Space
 from tasks.space.snapshot import Snapshot
@@ -102,7 +102,7 @@ def _searched(
     candidates = Best(count, CANDIDATES)
     vectors = space.compact.vectors(queries.features)
     codes = space.codes.of(vectors)
-    allowed = [set(within(of_query, space.categories.categories)) for of_query in probabilities]
+    allowed = [set(within(ranked(of_query, space.categories.categories))) for of_query in probabilities]
     for begin, page in snapshot.pages():
         out = held_out[begin : begin + len(page)]
         scores = np.where(out, -np.inf, queries.features @ page.T).astype(np.float32)

@@ -2,14 +2,17 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from typing import Any
 
+import numpy as np
 import pytest
 import requests
 
@@ -17,6 +20,9 @@ from local_stack.airflow import Airflow
 from tasks.search.index import SearchIndex
 from tasks.search.mapping import FEATURE, URL, VERSION
 from tasks.settings import Settings
+from tasks.space.categories import CategoryModel
+from tasks.space.published import Space, folder, publish
+from tasks.space.vectors import Codes, Compact
 from tests.shop_fixtures import remember_model, search_connection, some_vector
 
 HOSTILE = '<script>alert(1)</script>"onload='
@@ -138,6 +144,26 @@ def site(
     finally:
         airflow.stop()
         search_client.indices.delete(index=index, ignore_unavailable=True)
+
+
+@contextmanager
+def published_space(site: Site, probabilities: Mapping[str, float]) -> Iterator[None]:
+    """For the block a feature space is published that takes any photo for these categories."""
+    space = Space(
+        site.answer["version"],
+        Compact(np.zeros(2048, np.float32), np.eye(2048, 128, dtype=np.float32)),
+        Codes(np.eye(128, dtype=np.float32)),
+        CategoryModel(
+            tuple(probabilities),
+            np.zeros((len(probabilities), 2048), np.float32),
+            np.log(np.array(list(probabilities.values()), np.float32)),
+        ),
+    )
+    publish(space, site.settings)
+    try:
+        yield
+    finally:
+        shutil.rmtree(folder(site.settings))
 
 
 def fill_index(client: Any, url: str, index: str, version: str) -> None:

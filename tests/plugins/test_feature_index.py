@@ -26,13 +26,10 @@ from tasks.serve.client import Inference
 from tasks.settings import Settings
 from tasks.shop.connections import Connection
 from tasks.shop.ledger import ItemOutcome, Ledger
-from tasks.space.categories import CategoryModel
-from tasks.space.published import Space, publish
-from tasks.space.vectors import Codes, Compact
 from tasks.stages import summarise
 from tasks.statuses import Status
 from tests.picture_files import saved
-from tests.plugins.site import HOSTILE, Read, Site
+from tests.plugins.site import HOSTILE, Read, Site, published_space
 from tests.scripted_server import Reply, ScriptedServer
 from tests.shop_fixtures import NOON
 
@@ -389,17 +386,6 @@ def bearer(site: Site, role: str = "admin") -> dict[str, str]:
     return {"Authorization": f"Bearer {site.answer['tokens'][role]}"}
 
 
-def undecided(version: str) -> Space:
-    """A feature space to which each photo is as likely of one category as of the other."""
-    zeros = np.zeros((2, 2048), np.float32)
-    return Space(
-        version,
-        Compact(zeros[0], np.eye(2048, 128, dtype=np.float32)),
-        Codes(np.eye(128, dtype=np.float32)),
-        CategoryModel(("00000010", "00000020"), zeros, zeros[:, 0]),
-    )
-
-
 def error_in(answer: requests.Response) -> tuple[int, str]:
     found = answer.json()
     assert set(found) == {"error"}
@@ -489,13 +475,14 @@ def test_the_api_s_requests_are_carried_out(site: Site, search_client: Any) -> N
             assert [set(one) for one in found] == [{"path", "class", "item_id", "score"}] * 2
             assert (found[0]["item_id"], found[0]["path"], found[0]["class"]) == ("api", url, None)
             assert found[0]["score"] == pytest.approx(1, abs=1e-3)
-            publish(undecided(site.answer["version"]), site.settings)
-            classes = site.ask("POST", "/predict_class", None, headers=bearer(site, "viewer"), files=photo)
-            assert classes.json() == [
-                {"class": category, "probability": 0.5} for category in ("00000010", "00000020")
-            ]
-            within = site.ask("POST", "/process_image", "viewer", files=photo).json()
-            assert {one["item_id"] for one in within} == {"1", "2", "3"}
+            with published_space(site, {"00000010": 0.5, "00000020": 0.5}):
+                token = bearer(site, "viewer")
+                classes = site.ask("POST", "/predict_class", None, headers=token, files=photo)
+                assert classes.json() == [
+                    {"class": category, "probability": 0.5} for category in ("00000010", "00000020")
+                ]
+                within = site.ask("POST", "/process_image", "viewer", files=photo).json()
+                assert {one["item_id"] for one in within} == {"1", "2", "3"}
             missing = {"item_id": "missing", "img_url": url}
             answer = site.ask("POST", "/saveImagenetFeature", None, headers=bearer(site), json=missing)
             assert error_in(answer) == (409, "waiting_for_document")

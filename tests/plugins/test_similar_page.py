@@ -14,7 +14,7 @@ import pytest
 
 from tasks.search.mapping import FEATURE, URL, VERSION
 from tasks.serve.client import VERSION_HEADER
-from tests.plugins.site import HOSTILE, Read, Site
+from tests.plugins.site import HOSTILE, Read, Site, published_space
 from tests.shop_fixtures import some_vector
 
 pytestmark = pytest.mark.airflow
@@ -226,6 +226,23 @@ def test_an_uploaded_photo_finds_its_neighbours_and_is_shown_again(
     assert again.status_code == 200
     assert shown(again.text) == nearest(goods, goods["s07"], lambda n: n % 2 == 0) * 2
     assert photo in again.text
+
+
+def test_a_photo_is_searched_within_what_it_looks_like(site: Site, goods: Any, inference: Any) -> None:
+    inference[GIF.decode("latin-1")] = goods["s07"]
+    assert "Run the DAG <code>feature_space</code>" in upload(site, GIF).text
+    with published_space(site, {"00000030": 0.98, "00000040": 0.02}):
+        sure = upload(site, GIF)
+        assert "Looks like <strong>00000030</strong> (98 %)." in sure.text
+        assert shown(sure.text) == nearest(goods, goods["s07"], lambda n: n % 2)
+        anywhere = upload(site, GIF, category_id="any")
+        assert set(shown(anywhere.text)) >= set(nearest(goods, goods["s07"], lambda _: True)[:9])
+        chosen = upload(site, GIF, category_id="00000040")
+        assert shown(chosen.text) == nearest(goods, goods["s07"], lambda n: n % 2 == 0)
+    with published_space(site, {"00000030": 0.6, HOSTILE: 0.4}):
+        unsure = upload(site, GIF)
+        assert "(60 %)" in unsure.text
+        assert HOSTILE not in unsure.text
 
 
 def test_a_pasted_url_finds_its_neighbours(site: Site, goods: Any, inference: Any) -> None:

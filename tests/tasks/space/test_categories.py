@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from sklearn.linear_model import LogisticRegression
 
-from tasks.space.categories import CategoryModel, learnable, within
+from tasks.space.categories import CategoryModel, learnable, ranked, within
 from tests.tasks.space.synthetic import features_of, shop
 
 DIMS = 64
@@ -47,4 +47,4 @@ def test_it_takes_two_categories(counts):
     ],
 )
 def test_where_it_is_not_sure_two_are_looked_through(probabilities, found):
-    assert within(np.array(probabilities, np.float32), ["a", "b", "c"]) == found
+    assert within(ranked(np.array(probabilities, np.float32), ["a", "b", "c"])) == found
