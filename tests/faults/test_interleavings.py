@@ -44,7 +44,7 @@ from tests.shop_fixtures import (
     write_packs,
 )
 
-EXAMPLES = int(os.environ.get("INTERLEAVINGS", "15"))
+EXAMPLES = int(os.environ.get("INTERLEAVINGS", "10"))
 OURS = {FEATURE, VERSION, URL, IMAGE, AT}
 
 ITEMS = ("a", "b", "c")
