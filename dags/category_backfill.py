@@ -21,9 +21,10 @@ from datetime import UTC, datetime
 
 from airflow.sdk import DAG, Context, Param
 
-from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages, filled_in
+from dags.feature_stages import CATEGORY_ID, DEFAULT_ARGS, TAGS, feature_stages, filled_in
 from tasks.errors import ConfigurationError
 from tasks.runs.run import Request, parse_time
+from tasks.settings import Settings
 
 
 def _request(context: Context) -> Request:
@@ -31,14 +32,13 @@ def _request(context: Context) -> Request:
     start, end = params["registered_from"], params["registered_to"]
     category_ids = filled_in(params["category_ids"])
     if not category_ids:
-        raise ConfigurationError(
-            "No category is given. Enter one or more category ids, one per line, such as 00000030."
-        )
+        raise ConfigurationError("No category is given. Enter one or more category ids, one per line.")
+    zone = Settings.load().time_zone
     return Request(
         dag=context["dag_run"].dag_id,
         run=context["dag_run"].run_id,
-        start=parse_time(start, "registered_from") if start else None,
-        end=parse_time(end, "registered_to") if end else None,
+        start=parse_time(start, "registered_from", zone) if start else None,
+        end=parse_time(end, "registered_to", zone) if end else None,
         category_ids=category_ids,
         force=params["force"],
         dry_run=params["dry_run"],
@@ -58,8 +58,8 @@ with DAG(
         "category_ids": Param(
             type="array",
             title="Categories",
-            description="Category ids of 8 digits, one per line, such as 00000030.",
-            items={"type": "string", "pattern": "^([0-9]{8})?$"},
+            description="Category ids, one per line; FEATURES_CATEGORY_PATTERN says what they look like.",
+            items=CATEGORY_ID,
             minItems=1,
         ),
         "registered_from": Param(

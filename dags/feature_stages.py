@@ -41,6 +41,9 @@ TAGS = ["picture-features"]
 DOWNLOADS: int = json.loads(Path(__file__).with_name("pools.json").read_text())["image_download"]["slots"]
 """Chunks that download at once, on all workers: they share what one host may get."""
 
+CATEGORY_ID = {"type": "string", "pattern": f"^(?:{Settings.load().category_pattern})?$"}
+"""What a line of a form is that takes category ids; one that is left empty comes as an empty text."""
+
 FEATURES = Asset("picture_features", uri="picture-features://index")
 """The features in the index. A run that ends well leaves an event with its counts, on which the DAGs of
 others may be scheduled; a preview leaves none."""

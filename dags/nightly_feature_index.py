@@ -1,7 +1,8 @@
 """
 # Nightly feature index
 
-Gives every item registered or changed since the last successful night its picture feature.
+Gives every item registered or changed since the last successful night its picture feature. It starts by
+`FEATURES_NIGHTLY_SCHEDULE` in `FEATURES_TIME_ZONE`: at midnight in Seoul, if they are not set.
 
 1. **plan** reads the catalogue, skips what the index has already, and splits the rest into chunks.
 2. **features**, for each chunk:
@@ -41,7 +42,8 @@ from airflow.sdk import (
 
 from dags.alerts import run_failed, run_overdue
 from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages, ledger
-from tasks.runs.run import Request, caught_up, last_night
+from tasks.runs.nights import caught_up, last_night
+from tasks.runs.run import Request
 from tasks.settings import Settings
 
 
@@ -50,7 +52,7 @@ def _request(context: Context) -> Request:
     start, end = dag_run.data_interval_start, dag_run.data_interval_end
     notices: tuple[str, ...] = ()
     if start is None or end is None:
-        start, end = last_night(datetime.now(UTC))
+        start, end = last_night(datetime.now(UTC), Settings.load())
         notices = (f"The run has no interval, so it takes the last complete night, {start} to {end}.",)
     from_ = start
     scheduled = dag_run.run_type == "scheduled"
@@ -95,17 +97,19 @@ def _by_airflow(context: Context) -> tuple[datetime | None, tuple[str, ...]]:
     )
 
 
+settings = Settings.load()
+
 with DAG(
     dag_id="nightly_feature_index",
     description="Picture features for everything registered or changed since the last successful night",
     doc_md=__doc__,
-    schedule=CronDataIntervalTimetable("0 0 * * *", "Asia/Seoul"),
+    schedule=CronDataIntervalTimetable(settings.nightly_schedule, settings.time_zone.key),
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
     deadline=DeadlineAlert(
         reference=DeadlineReference.DAGRUN_QUEUED_AT,
-        interval=timedelta(hours=Settings.load().nightly_deadline_hours),
+        interval=timedelta(hours=settings.nightly_deadline_hours),
         callback=SyncCallback(run_overdue),
         name="night",
     ),

@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 
 from airflow.sdk import DAG, Context, Param
 
-from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages, filled_in
+from dags.feature_stages import CATEGORY_ID, DEFAULT_ARGS, TAGS, feature_stages, filled_in
 from tasks.runs.run import Request, Retry
 from tasks.statuses import Status
 
@@ -51,7 +51,7 @@ with DAG(
     dag_id="retry_failed_images",
     description="Retries items without a feature, hourly or chosen by hand",
     doc_md=__doc__,
-    # Half past, when the night that begins at midnight is planned.
+    # Half past, when a night that starts at a full hour is planned.
     schedule="30 * * * *",
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
@@ -63,8 +63,8 @@ with DAG(
             [],
             type=["null", "array"],
             title="Categories",
-            description="Only items of these categories: ids of 8 digits, one per line, such as 00000030.",
-            items={"type": "string", "pattern": "^([0-9]{8})?$"},
+            description="Only items of these categories: ids, one per line.",
+            items=CATEGORY_ID,
         ),
         "statuses": Param(
             [],

@@ -15,7 +15,6 @@ from local_stack.stack import Stack
 from tasks import files
 from tasks.errors import FeatureIndexError, RunFailedError
 from tasks.runs import reports
-from tasks.runs.run import SHOP_TIME
 from tasks.search.document_fields import DocumentFields
 from tasks.search.queries import ItemQueries
 from tasks.shop.connections import SEARCH, Connection
@@ -78,8 +77,9 @@ def _show(running: Stack) -> None:
         _say("The backfill and the contact sheet need the demo's own shop; they are left out.")
         return
     night = shop.newest_night()
-    day = night[0].astimezone(SHOP_TIME).date()
-    report = _run(running, NIGHTLY, f"The night of {day} (Asia/Seoul)", {}, interval=night)
+    zone = running.settings.time_zone
+    day = night[0].astimezone(zone).date()
+    report = _run(running, NIGHTLY, f"The night of {day} ({zone})", {}, interval=night)
     category_id = shop.first_category()
     name = shop.category_names().get(category_id, "")
     _run(running, BACKFILL, f"Backfill of category {category_id} {name}", {"category_ids": [category_id]})

@@ -12,7 +12,6 @@ import json
 import multiprocessing
 import os
 import random
-import re
 import shutil
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -23,7 +22,6 @@ from itertools import count, repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, unquote, urlsplit
-from zoneinfo import ZoneInfo
 
 import numpy as np
 import PIL
@@ -32,16 +30,15 @@ from local_stack import drawing, garments
 from local_stack.garments import CATEGORIES, Photograph, draw
 from local_stack.process import free_port, require_free
 from tasks.errors import ConfigurationError, ServiceUnavailableError
+from tasks.runs.run import check_category_ids
 from tasks.search.document_fields import USUAL_FIELDS, DocumentFields
-from tasks.settings import REPOSITORY
+from tasks.settings import REPOSITORY, Settings
 
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
 
-SEOUL = ZoneInfo("Asia/Seoul")
-"""Where the shop is: its nights are calendar days there."""
 NIGHTS = 7
-"""Complete nights in which the rendered shop registered its items."""
+"""Complete nights in which the rendered shop registered its items: calendar days in FEATURES_TIME_ZONE."""
 
 SCHEMA = """
 CREATE TABLE items (
@@ -97,8 +94,10 @@ class Shop:
             items: how many there are besides those three.
 
         Raises:
-            ConfigurationError: IMAGE_PORT is no port, a taken one, or not the one in the catalogue.
+            ConfigurationError: IMAGE_PORT is no port, a taken one, or not the one in the catalogue; or
+                FEATURES_CATEGORY_PATTERN does not match our categories.
         """
+        check_category_ids(list(CATEGORIES), Settings.load())
         made_from = "drawn pictures"
         if shop := cls._ready(folder, made_from):
             return shop
@@ -181,7 +180,7 @@ class Shop:
         return f"127.0.0.1:{self.image_port}"
 
     def newest_night(self, *, now: datetime | None = None) -> tuple[datetime, datetime]:
-        """Start and end (UTC) of the newest Seoul day that is over and has items registered or changed.
+        """Start and end (UTC) of the shop's newest day that is over and has items registered or changed.
 
         Raises:
             ConfigurationError: there is none.
@@ -195,8 +194,8 @@ class Shop:
             ).fetchone()
         if newest is None:
             raise ConfigurationError(
-                f"No item of {self.catalog_path} is from before today (Asia/Seoul), so there is no complete "
-                "night to index. Correct registered_at, or wait until tomorrow."
+                f"No item of {self.catalog_path} is from before today ({today.tzinfo}), so there is no "
+                "complete night to index. Correct registered_at, or wait until tomorrow."
             )
         start = _midnight(datetime.fromisoformat(newest).replace(tzinfo=UTC))
         return start.astimezone(UTC), (start + timedelta(days=1)).astimezone(UTC)
@@ -332,8 +331,9 @@ def _as_text(time: datetime) -> str:
 
 
 def _midnight(time: datetime) -> datetime:
-    """The start of the Seoul day that a time is in."""
-    return time.astimezone(SEOUL).replace(hour=0, minute=0, second=0, microsecond=0)
+    """The start of the shop's day that a time is in."""
+    zone = Settings.load().time_zone
+    return time.astimezone(zone).replace(hour=0, minute=0, second=0, microsecond=0)
 
 
 @contextlib.contextmanager
@@ -379,10 +379,11 @@ def _read_items(table: Path, content: bytes, images: Path) -> Iterator[Item]:
             f"{table} has no column {', '.join(missing)}. "
             f"Its first line must name the columns {', '.join(COLUMNS)}."
         )
+    settings = Settings.load()
     first_line: dict[str, int] = {}
     for row in reader:
         where = f"{table}, line {reader.line_num}"
-        item = _read_item(row, where, images)
+        item = _read_item(row, where, images, settings)
         if item.item_id in first_line:
             raise ConfigurationError(
                 f"{where}: item_id {item.item_id!r} is that of line {first_line[item.item_id]} already. "
@@ -394,13 +395,14 @@ def _read_items(table: Path, content: bytes, images: Path) -> Iterator[Item]:
         raise ConfigurationError(f"{table} names no items. Add a line for each.")
 
 
-def _read_item(row: dict[str, str], where: str, images: Path) -> Item:
+def _read_item(row: dict[str, str], where: str, images: Path, settings: Settings) -> Item:
     if not row["item_id"]:
         raise ConfigurationError(f"{where}: item_id is empty. Give each item an id.")
-    if not re.fullmatch("[0-9]{8}", row["category_id"]):
+    if not settings.is_category_id(row["category_id"]):
         raise ConfigurationError(
-            f"{where}: category_id {row['category_id']!r} is not 8 digits such as 00000030. "
-            "A spreadsheet may have dropped its leading zeros: save that column as text."
+            f"{where}: category_id {row['category_id']!r} does not match FEATURES_CATEGORY_PATTERN, "
+            f"{settings.category_pattern!r}. A spreadsheet may have dropped its leading zeros: save that "
+            "column as text. If the ids are right, set the pattern to what they look like."
         )
     path = row["img_path"].lstrip("/")
     if not path or not (images / path).resolve().is_relative_to(images):

@@ -11,7 +11,8 @@ from typing import Any
 from tasks import progress, statuses
 from tasks.errors import FeatureIndexError
 from tasks.runs import reports
-from tasks.runs.run import Request, Retry, last_night, parse_time
+from tasks.runs.nights import last_night
+from tasks.runs.run import Request, Retry, check_category_ids, parse_time
 from tasks.search.document_fields import DocumentFields
 from tasks.search.queries import ItemQueries
 from tasks.settings import Settings
@@ -45,10 +46,11 @@ def main() -> int:
 
 def _run(arguments: argparse.Namespace) -> None:
     now = datetime.now(UTC)
-    start = parse_time(arguments.start, "--from") if arguments.start else None
-    end = parse_time(arguments.end, "--to") if arguments.end else None
+    settings = Settings.load()
+    start = parse_time(arguments.start, "--from", settings.time_zone) if arguments.start else None
+    end = parse_time(arguments.end, "--to", settings.time_zone) if arguments.end else None
     if not arguments.category and start is None and end is None:
-        start, end = last_night(now)
+        start, end = last_night(now, settings)
     request = Request(
         dag=DAG,
         run=arguments.run or _name(now),
@@ -58,22 +60,23 @@ def _run(arguments: argparse.Namespace) -> None:
         force=arguments.force,
         dry_run=arguments.dry_run,
     )
-    _done(request)
+    _done(request, settings)
 
 
 def _retry(arguments: argparse.Namespace) -> None:
     request = Request(DAG, arguments.run or _name(datetime.now(UTC)), retry=_chosen(arguments))
-    _done(request)
+    _done(request, Settings.load())
 
 
-def _done(request: Request) -> None:
-    report = pipeline.run(request, Settings.load(), Services.from_environment(), progress.bar)
+def _done(request: Request, settings: Settings) -> None:
+    report = pipeline.run(request, settings, Services.from_environment(), progress.bar)
     print(reports.described(report))
 
 
 def _failures(arguments: argparse.Namespace) -> None:
-    chosen = _chosen(arguments)
-    ledger = Ledger(ledger_from_environment(), Settings.load())
+    chosen, settings = _chosen(arguments), Settings.load()
+    check_category_ids(chosen.category_ids, settings)
+    ledger = Ledger(ledger_from_environment(), settings)
     shown = 0
     for failure in ledger.matching(
         category_ids=chosen.category_ids, statuses=chosen.statuses, item_ids=chosen.item_ids
@@ -157,7 +160,10 @@ def _parser() -> argparse.ArgumentParser:
     one = commands.add_parser("run", help="plan, download, extract, index and summarise, in order")
     one.set_defaults(command=_run)
     one.add_argument(
-        "--from", dest="start", metavar="TIME", help="items changed from this time on (ISO 8601)"
+        "--from",
+        dest="start",
+        metavar="TIME",
+        help="items changed from this time on (ISO 8601; FEATURES_TIME_ZONE is the zone of one without)",
     )
     one.add_argument(
         "--to", dest="end", metavar="TIME", help="and before this one; both left out: last night"

@@ -5,7 +5,9 @@ import json
 import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo
 
+from croniter import croniter
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
@@ -48,6 +50,14 @@ class Settings(BaseSettings):
     us, so `*` cannot be among the image hosts."""
     ca_file: Path | None = None
     """Certificates, in PEM, that image servers' may be signed by besides the public ones."""
+    time_zone: ZoneInfo = ZoneInfo("Asia/Seoul")
+    """The shop's time zone, by its IANA name, such as Europe/Berlin: its nights are of this zone, and so is a
+    time given without one."""
+    nightly_schedule: str = "0 0 * * *"
+    """When the nightly run starts, in the shop's time zone: a cron expression of five fields."""
+    category_pattern: str = "[0-9]{8}"
+    """What a category id is, as a regular expression of Python's that matches all of it. It guards the forms,
+    the command and the HTTP API against slips; the nightly run takes items of any category."""
     failure_budget: float = Field(default=0.05, ge=0, le=1)
     """Share of the planned items that may fail before the run does."""
     create_documents: bool = False
@@ -167,6 +177,36 @@ class Settings(BaseSettings):
                 raise ValueError(f"{host}: one host and one header, Name: value, are wanted")
         return value
 
+    @field_validator("time_zone", mode="before")
+    @classmethod
+    def _by_name(cls, value: object) -> object:
+        try:
+            return ZoneInfo(value) if isinstance(value, str) else value
+        except (KeyError, OSError, ValueError):  # unknown, a folder of zones, no file of a zone
+            raise ValueError("a time zone by its IANA name is wanted, such as Europe/Berlin") from None
+
+    @field_validator("nightly_schedule")
+    @classmethod
+    def _that_comes(cls, value: str) -> str:
+        # Times drawn by lot, as R and H ask for, would differ from process to process.
+        if len(value.split()) != 5 or re.search(r"(?i)(?<![a-z])[rh](?![a-z])", value):
+            raise ValueError("a cron expression of five fields is wanted, such as 30 2 * * *")
+        try:
+            croniter(value).get_prev()
+        except ValueError as error:
+            raise ValueError(f"no time is ever like that ({error})") from None
+        return value
+
+    @field_validator("category_pattern")
+    @classmethod
+    def _of_regular_expressions(cls, value: str) -> str:
+        try:
+            re.compile(value)
+            re.compile(f"^(?:{value})?$")  # as forms have it
+        except re.error as error:
+            raise ValueError(f"no regular expression ({error})") from None
+        return value
+
     @field_validator("proxy")
     @classmethod
     def _of_http(cls, value: SecretStr) -> SecretStr:
@@ -217,6 +257,10 @@ class Settings(BaseSettings):
     @classmethod
     def _from_repository(cls, value: Path | None) -> Path | None:
         return value and REPOSITORY / value
+
+    def is_category_id(self, text: str) -> bool:
+        """Whether the text can be the id of one of the shop's categories."""
+        return re.fullmatch(self.category_pattern, text) is not None
 
     def shared_by(self, chunks: int) -> Self:
         """The settings of one of so many chunks that download at once: its share of what a host may get."""

@@ -7,7 +7,7 @@ CREATE DATABASE catalog;
 CREATE TABLE items (
     item_id text PRIMARY KEY,
     item_name text,
-    category_id text CHECK (category_id ~ '^[0-9]{8}$'),
+    category_id text,
     img_url text,
     registered_at timestamptz NOT NULL,
     updated_at timestamptz

@@ -4,12 +4,13 @@ import itertools
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks import files
 from tasks.runs.labels import named_host
+from tasks.runs.nights import last_due
 from tasks.runs.run import Request
 from tasks.settings import Settings
 
@@ -80,10 +81,12 @@ def overdue_run(nights: Sequence[dict[str, Any]], now: datetime, settings: Setti
     ]
     if not ends:
         return "No nightly run has succeeded yet. Unpause nightly_feature_index, or check why it fails."
-    if now - max(ends) > timedelta(days=1, hours=settings.nightly_deadline_hours):
+    covered = max(ends)
+    if covered < last_due(now - timedelta(hours=settings.nightly_deadline_hours), settings):
         return (
             "The nightly run is overdue: the last successful one covers changes until "
-            f"{max(ends):%Y-%m-%d %H:%M} UTC. Check whether nightly_feature_index is paused or fails."
+            f"{covered.astimezone(UTC):%Y-%m-%d %H:%M} UTC. Check whether nightly_feature_index is paused or "
+            "fails."
         )
     return None
 

@@ -11,19 +11,15 @@ Every planning makes a new plan id, so nothing of an earlier plan is taken for t
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 from tasks import files
 from tasks.errors import ConfigurationError, ServiceUnavailableError
+from tasks.settings import Settings
 from tasks.statuses import Status
-
-SHOP_TIME = ZoneInfo("Asia/Seoul")
-"""The zone of the shop's nights, and of a time given without one."""
-
-_OVERLAP = timedelta(days=1)
 
 
 @dataclass(frozen=True)
@@ -34,9 +30,6 @@ class Retry:
     category_ids: tuple[str, ...] = ()
     statuses: tuple[Status, ...] = ()
     item_ids: tuple[str, ...] = ()
-
-    def __post_init__(self) -> None:
-        _check_category_ids(self.category_ids)
 
     @property
     def chosen(self) -> bool:
@@ -72,7 +65,6 @@ class Request:
         for name in (self.dag, self.run):
             if not re.fullmatch(r"(?!\.+$)[A-Za-z0-9_.~:+@ -]+", name):
                 raise ConfigurationError(f"{name!r} cannot name a folder; give the run another name.")
-        _check_category_ids(self.category_ids)
         if self.start is not None and self.end is not None and self.end <= self.start:
             raise ConfigurationError(
                 f"The range ends before it starts: from {self.start.isoformat()} to {self.end.isoformat()}."
@@ -225,23 +217,8 @@ class Chunk:
         return self.folder / "outcomes.parquet"
 
 
-def last_night(now: datetime) -> tuple[datetime, datetime]:
-    """The last complete day in the shop's zone before `now`: its start and end, UTC."""
-    midnight = now.astimezone(SHOP_TIME).replace(hour=0, minute=0, second=0, microsecond=0)
-    return (midnight - timedelta(days=1)).astimezone(UTC), midnight.astimezone(UTC)
-
-
-def caught_up(start: datetime, covered_until: datetime | None) -> datetime:
-    """Where a scheduled night that would start at `start` begins to read the catalogue.
-
-    From the end of the last successful night, never later than its own start, less a day of overlap for
-    rows that reached the catalogue late; what is current is skipped, so the overlap costs little.
-    """
-    return min(start, covered_until or start) - _OVERLAP
-
-
-def parse_time(text: str, name: str) -> datetime:
-    """Read an ISO 8601 date or time; without a zone it is the shop's.
+def parse_time(text: str, name: str, zone: ZoneInfo) -> datetime:
+    """Read an ISO 8601 date or time; one that names no zone is of `zone`.
 
     Raises:
         ConfigurationError: naming the parameter.
@@ -249,7 +226,7 @@ def parse_time(text: str, name: str) -> datetime:
     try:
         time = datetime.fromisoformat(text)
         if time.tzinfo is None:
-            time = time.replace(tzinfo=SHOP_TIME)
+            time = time.replace(tzinfo=zone)
         time.astimezone(UTC)  # as the catalogue compares it; not every time of year 1 or 9999 has one
     except (ValueError, OverflowError):
         raise ConfigurationError(
@@ -258,10 +235,19 @@ def parse_time(text: str, name: str) -> datetime:
     return time
 
 
-def _check_category_ids(category_ids: Sequence[str]) -> None:
+def check_category_ids(category_ids: Sequence[str], settings: Settings) -> None:
+    """Refuse what a person gave as the id of a category and cannot be one.
+
+    Raises:
+        ConfigurationError: naming the first that FEATURES_CATEGORY_PATTERN does not match.
+    """
     for category_id in category_ids:
-        if not re.fullmatch(r"[0-9]{8}", category_id):
-            raise ConfigurationError(f"The category id {category_id!r} is not 8 digits, such as 00000030.")
+        if not settings.is_category_id(category_id):
+            raise ConfigurationError(
+                f"The category id {category_id!r} does not match FEATURES_CATEGORY_PATTERN, "
+                f"{settings.category_pattern!r}. Correct the id, or set the pattern to what the shop's ids "
+                "look like."
+            )
 
 
 def _time(text: str | None) -> datetime | None:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypeVar
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 
 from tasks.errors import ConfigurationError, FeatureIndexError, ServiceUnavailableError
 from tasks.search.index import can_be_id
@@ -39,6 +39,13 @@ def _an_id(text: str) -> str:
     return text
 
 
+def _a_category_id(text: str, info: ValidationInfo[Settings]) -> str:
+    settings = info.context
+    if not settings.is_category_id(text):
+        raise ValueError(f"it does not match FEATURES_CATEGORY_PATTERN, {settings.category_pattern!r}")
+    return text
+
+
 class SaveImagenetFeature(BaseModel):
     """Whose feature to add, and the picture to compute it from."""
 
@@ -57,7 +64,11 @@ class SaveAllImageInfo(SaveImagenetFeature):
     """A whole document."""
 
     item_name: Annotated[str, Field(examples=["blue shirt"])]
-    category_id: Annotated[str, Field(pattern="^[0-9]{8}$", examples=["00000030"], description="8 digits")]
+    category_id: Annotated[
+        str,
+        AfterValidator(_a_category_id),
+        Field(examples=["00000030"], description="as FEATURES_CATEGORY_PATTERN says"),
+    ]
 
 
 class Saved(BaseModel):
@@ -308,7 +319,7 @@ async def health(request: Request) -> Health:
 async def _save(request: Request, model: type[SaveImagenetFeature], saving: Saving) -> Saved:
     service: Service = request.app.state.service
     at = datetime.now(UTC)
-    given = await _parsed(request, model)
+    given = await _parsed(request, model, service.settings)
 
     def work() -> None:
         saving.save(given.model_dump(), service.features.of_url(given.img_url), at)
@@ -328,9 +339,9 @@ async def _asked(request: Request) -> Asked:
     return await asked(request, content, settings)
 
 
-async def _parsed(request: Request, model: type[Given]) -> Given:
+async def _parsed(request: Request, model: type[Given], settings: Settings) -> Given:
     try:
-        return model.model_validate_json(await body_of(request, JSON_BYTES))
+        return model.model_validate_json(await body_of(request, JSON_BYTES), context=settings)
     except ValidationError as error:
         raise refused("bad_request", in_words(error)) from None
 

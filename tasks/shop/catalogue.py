@@ -1,7 +1,7 @@
 """The shop's catalogue: read-only, streamed, with the statements of sql/catalogue/."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from tasks.errors import ConfigurationError
 from tasks.shop.connections import Connection
-from tasks.shop.database import Database, batched
+from tasks.shop.database import Database, batched, padded
 
 # Bounds that leave a range open.
 EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
@@ -72,8 +72,10 @@ class Catalogue:
 
     def urls(self, item_ids: Sequence[str]) -> dict[str, str | None]:
         """The URL that each of these items has now; an item that left the catalogue is absent."""
-        with self._rows("urls", ["item_id", "img_url"], item_ids=list(item_ids)) as rows:
-            return {str(row.item_id): _text(row.img_url) for row in rows}
+        columns = ["item_id", "img_url"]
+        with self._rows("urls", columns, item_ids=list(item_ids)) as rows:
+            item_id, img_url = _readers(rows, columns)
+            return {str(item_id(row.item_id)): img_url(row.img_url) for row in rows}
 
     def missing_indexes(self) -> list[str]:
         """What to create so that planning stays fast in a large catalogue; empty when all is there."""
@@ -93,12 +95,14 @@ class Catalogue:
         previous = None
         with self._rows(statement, Item._fields, **parameters) as rows:
             # A statement may give its columns in any order, and others besides.
+            read_id, read_name, read_category, read_url = _readers(rows, Item._fields)
             ordered = rows.columns(*Item._fields)
             pages: Iterator[Sequence[Sequence[Any]]] = ordered.partitions(_ROWS_AT_ONCE)
             for page in pages:
                 for item_id, name, category_id, img_url in page:
-                    # A shop's own statement may give numbers or UUIDs; from here on all are texts.
-                    item = Item(str(item_id), _text(name), _text(category_id), _text(img_url))
+                    item = Item(
+                        str(read_id(item_id)), read_name(name), read_category(category_id), read_url(img_url)
+                    )
                     if item.item_id == previous:
                         raise ConfigurationError(
                             f"sql/catalogue/{statement}.sql gives item {item.item_id} twice; "
@@ -118,5 +122,19 @@ class Catalogue:
             yield rows
 
 
+def _readers(rows: sa.CursorResult[Any], columns: Sequence[str]) -> list[Callable[[Any], str | None]]:
+    """What makes a text of a value, for each of these columns.
+
+    A shop's own statement may give numbers or UUIDs; from here on all are texts, without their column's
+    padding.
+    """
+    filled_up = padded(rows)
+    return [_unpadded if column in filled_up else _text for column in columns]
+
+
 def _text(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def _unpadded(value: Any) -> str | None:
+    return None if value is None else str(value).rstrip(" ")

@@ -20,6 +20,8 @@ STATEMENTS = REPOSITORY / "sql"
 PATIENCE = 60
 """Seconds to wait for SQLite's lock while another process writes."""
 
+_BPCHAR = 1042
+"""PostgreSQL's number of the type `char(n)`."""
 _SQLITE_UNAVAILABLE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_FULL")
 
 
@@ -131,6 +133,13 @@ class Transaction:
     def holds(self, table: str) -> bool:
         """Whether the database has this table."""
         return sa.inspect(self._connection).has_table(table)
+
+
+def padded(rows: sa.CursorResult[Any]) -> set[str]:
+    """The columns that are `char(n)`, whose values come filled up with spaces that mean nothing."""
+    # MariaDB and SQLite give them without.
+    columns = rows.cursor.description if rows.context.dialect.name == "postgresql" else []
+    return {name for name, kind, *_ in columns if kind == _BPCHAR}
 
 
 def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:

@@ -4,7 +4,7 @@ import gc
 import logging
 import time
 import uuid
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -16,8 +16,8 @@ from tasks.errors import ConfigurationError
 from tasks.inference.model import feature_version
 from tasks.progress import Progress, silent
 from tasks.runs import packs, reports
-from tasks.runs.labels import named_host
-from tasks.runs.run import Plan, Request
+from tasks.runs.labels import brief, named_host
+from tasks.runs.run import Plan, Request, check_category_ids
 from tasks.search.document_fields import DocumentFields
 from tasks.search.index import SearchIndex
 from tasks.settings import Settings
@@ -46,6 +46,9 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
     """
     started = time.monotonic()
     created_at = datetime.now(UTC)
+    check_category_ids(request.category_ids, settings)
+    if request.retry:
+        check_category_ids(request.retry.category_ids, settings)
     if not settings.image_hosts:
         raise ConfigurationError(
             "FEATURES_IMAGE_HOSTS is empty, so pictures may come from nowhere. Set it to the hosts of the "
@@ -278,13 +281,12 @@ class _Label:
     """Says in a few words what is in a chunk."""
 
     def __init__(self) -> None:
-        self._categories: set[str] = set()
+        self._categories: set[str | None] = set()
         self._hosts: set[str] = set()
 
     def add(self, row: Mapping[str, Any]) -> None:
-        self._categories.add(str(row["category_id"]))
-        # Strangers choose it, and Airflow keeps 250 characters of a label.
-        self._hosts.add(named_host(row["img_url"])[:60])
+        self._categories.add(row["category_id"])
+        self._hosts.add(named_host(row["img_url"]))
 
     def text(self, start: int, stop: int) -> str:
         categories = _one_or_count(self._categories, "category", "categories")
@@ -292,5 +294,9 @@ class _Label:
         return f"items {start + 1}-{stop} · {categories} · {hosts}"
 
 
-def _one_or_count(names: set[str], one: str, many: str) -> str:
-    return f"{one} {next(iter(names))}" if len(names) == 1 else f"{len(names)} {many}"
+def _one_or_count(names: Collection[str | None], one: str, many: str) -> str:
+    if len(names) > 1:
+        return f"{len(names)} {many}"
+    (name,) = names
+    # Strangers choose it, and Airflow keeps 250 characters of a label.
+    return f"no {one}" if name is None else f"{one} {brief(name)}"

@@ -23,16 +23,25 @@ QUEUES = {"io", "gpu"}
 HEAVY = {"tensorflow", "tensorflow_hub", "keras", "pandas", "elasticsearch", "pyarrow"}
 
 
-@pytest.fixture(scope="module")
-def dags(tmp_path_factory):
+def _parsed(folder, **settings):
+    """The DAGs as Airflow reads them with these settings, and its errors by the names of their files."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
+        patch.setenv("AIRFLOW_HOME", str(folder))
         patch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+        for name, value in settings.items():
+            patch.setenv(name, value)
+        patch.delitem(sys.modules, "dags.feature_stages", raising=False)  # which has read its settings
         from airflow.dag_processing.dagbag import DagBag
 
         bag = DagBag(str(DAGS))
-    assert bag.import_errors == {}
-    return bag.dags
+    return bag.dags, {Path(name).name: error for name, error in bag.import_errors.items()}
+
+
+@pytest.fixture(scope="module")
+def dags(tmp_path_factory):
+    dags, errors = _parsed(tmp_path_factory.mktemp("airflow"))
+    assert errors == {}
+    return dags
 
 
 def _tasks(dags):
@@ -115,6 +124,43 @@ def test_schedules(dags):
     assert retry.catchup is False
     assert retry.max_active_runs == 1
     assert set(retry.params) == {"category_ids", "statuses", "item_ids"}
+
+
+def test_a_shop_elsewhere_has_its_own_nights_and_categories(tmp_path):
+    from airflow.sdk.exceptions import ParamValidationError
+
+    dags, errors = _parsed(
+        tmp_path,
+        FEATURES_TIME_ZONE="Europe/Berlin",
+        FEATURES_NIGHTLY_SCHEDULE="30 2 * * 1-5",
+        FEATURES_CATEGORY_PATTERN="[a-z]+(/[a-z]+)*|7",
+    )
+    assert errors == {}
+    timetable = dags["nightly_feature_index"].timetable
+    assert (timetable.expression, str(timetable.timezone)) == ("30 2 * * 1-5", "Europe/Berlin")
+    for dag_id in ("category_backfill", "retry_failed_images"):
+        param = dags[dag_id].params.get_param("category_ids")
+        good = ["shoes/boots", "shoes", "7", ""]
+        assert param.resolve(good) == good
+        for bad in ("00000030", "7shoes", "shoes/", "77"):
+            with pytest.raises(ParamValidationError):
+                param.resolve([bad])
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("FEATURES_TIME_ZONE", "KST"),
+        ("FEATURES_NIGHTLY_SCHEDULE", "at midnight"),
+        ("FEATURES_CATEGORY_PATTERN", "[0-9"),
+    ],
+)
+def test_a_setting_that_cannot_be_is_named_in_airflow_s_import_errors(tmp_path, variable, value):
+    dags, errors = _parsed(tmp_path, **{variable: value})
+    assert set(errors) >= {"nightly_feature_index.py", "category_backfill.py"}
+    assert not {"nightly_feature_index", "category_backfill"} & set(dags)
+    for error in errors.values():
+        assert f"{variable}={value!r}" in error
 
 
 def test_a_retry_offers_every_status_that_the_ledger_can_hold(dags):

@@ -34,6 +34,7 @@ ITEMS = 140
 PASSWORD = "s3cret-of-the-search"
 HATS = "00000020"
 """A category without any of the flawed items."""
+BOOTS = "shoes/boots {{ 1 / 0 }} \"신발\" %s & d'été"
 
 
 @pytest.fixture(scope="module")
@@ -344,16 +345,21 @@ def test_failed_items_are_in_the_ledger_and_tried_again_by_hand(stack):
     assert gone.attempts >= 2, "the night ran more than once"
     with sqlite3.connect(stack.shop.catalog_path) as catalogue:
         (good,) = catalogue.execute("select img_url from items where category_id = ?", (HATS,)).fetchone()
-        catalogue.execute("update items set img_url = ? where item_id = ?", (good, gone.item_id))
+        catalogue.execute(
+            "update items set img_url = ?, category_id = ? where item_id = ?", (good, BOOTS, gone.item_id)
+        )
     stack.search.update(index=stack.index, id=gone.item_id, doc={"img_url": good}, refresh=True)
     stack.requested.clear()
 
     stack.airflow.unpause(RETRY)
     # The form sends a line left empty as an empty string.
     conf = {"statuses": ["gone"], "item_ids": [""]}
-    _, state, report = _run(stack, RETRY, conf=conf)
+    run_id, state, report = _run(stack, RETRY, conf=conf)
     assert state == "success"
     assert (report["planned"], report["counts"]) == (1, {"indexed": 1})
+    # Whatever a category's id is, Airflow shows it as it is.
+    labels = {task["rendered_map_index"] for task in _instances(stack, RETRY, run_id)} - {None}
+    assert labels == {f"items 1-1 · category {BOOTS} · host 127.0.0.1:{stack.shop.image_port}"}
     assert sum(stack.requested.values()) == 1
     assert gone.item_id in _with_feature(stack)
     assert [row.status for row in ledger.matching()] == [Status.CORRUPT]

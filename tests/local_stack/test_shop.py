@@ -337,9 +337,9 @@ def test_a_faulty_change_leaves_the_old_catalogue(tmp_path: Path) -> None:
         ("", "", "no column item_id, item_name"),
         (LINE + LINE.replace("a hat", "b"), HEADER, "line 3: item_id '0a1' is that of line 2 already"),
         (LINE.replace("0a1", ""), HEADER, "line 2: item_id is empty"),
-        (LINE.replace("00000020", "20"), HEADER, "line 2: category_id '20' is not 8 digits.*leading zeros"),
+        (LINE.replace("00000020", "20"), HEADER, "line 2: category_id '20' does not match.*leading zeros"),
         (LINE.replace("00000020", "0000002x"), HEADER, "category_id '0000002x'"),
-        (LINE.replace("00000020", "٠٠٠٠٠٠٢٠"), HEADER, "is not 8 digits"),
+        (LINE.replace("00000020", "٠٠٠٠٠٠٢٠"), HEADER, "does not match FEATURES_CATEGORY_PATTERN"),
         (LINE + LINE.replace("0a1", "2").replace("2026", "26"), HEADER, "line 3: registered_at '26-03-04"),
         (LINE.replace("+09:00", ""), HEADER, "with its offset such as 2026-10-01T02:14:26\\+00:00"),
         (LINE.replace("/images/a.jpg", "/../a.jpg"), HEADER, "line 2: img_path '/../a.jpg' is not below"),
@@ -386,6 +386,19 @@ def test_the_bounds_of_a_night(tmp_path: Path) -> None:
     assert shop.newest_night() == fourth
     with pytest.raises(ConfigurationError, match="no complete night"):
         shop.newest_night(now=datetime(2026, 3, 3, 10, tzinfo=UTC))
+
+
+def test_nights_and_categories_are_the_shop_s_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FEATURES_TIME_ZONE", "Europe/Berlin")
+    monkeypatch.setenv("FEATURES_CATEGORY_PATTERN", "[a-z]+/[a-z]+")
+    images = folder_with(tmp_path, LINE.replace("00000020", "shoes/boots"))
+    shop = Shop.from_folder(tmp_path / "shop", images)
+    assert shop.first_category() == "shoes/boots"
+    night = (datetime(2026, 3, 3, 23, tzinfo=UTC), datetime(2026, 3, 4, 23, tzinfo=UTC))
+    assert shop.newest_night(now=datetime(2026, 3, 20, tzinfo=UTC)) == night
+    with pytest.raises(ConfigurationError, match=r"FEATURES_CATEGORY_PATTERN, '\[a-z\]\+/\[a-z\]\+'"):
+        Shop.rendered(tmp_path / "rendered", now=NOW)
+    assert not (tmp_path / "rendered").exists()
 
 
 def test_a_changed_item_counts_by_its_change(tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ def site(
         "FEATURES_DATA_DIR": str(settings.data_dir),
         "FEATURES_IMAGE_HOSTS": "pictures.example",
         "FEATURES_EXACT_SEARCH_DOCUMENTS": "20",
+        "FEATURES_CATEGORY_PATTERN": "[0-9]{8}|.*/.*",
     }
     airflow = Airflow.start(folder / "airflow", shop_env=environment)
     try:

@@ -231,6 +231,20 @@ def test_a_start_is_the_users_own_in_airflows_audit_log(site: Site) -> None:
     assert logs["total_entries"] == len(dag_runs(site, BACKFILL))
 
 
+def test_a_category_s_id_may_hold_what_means_something_elsewhere(site: Site) -> None:
+    (link,) = [href for href in Read.of(site.ask("GET", "/").text).hrefs if quote(HOSTILE, safe="") in href]
+    form = Read.of(site.ask("GET", link.removeprefix("/feature-index")).text).values
+    assert form["category_id"] == HOSTILE
+    before = len(dag_runs(site, BACKFILL))
+    answer = site.ask("POST", "/backfill", data=form)
+    assert answer.status_code == 303, answer.text
+    started = dag_runs(site, BACKFILL)
+    assert len(started) == before + 1
+    assert {"category_ids": [HOSTILE]} in [run["conf"] for run in started]
+    filtered = site.ask("GET", f"/failures?category_id={quote(HOSTILE, safe='')}")
+    assert Read.of(filtered.text).values["category_id"] == HOSTILE
+
+
 def test_airflow_checks_what_a_backfill_is_asked_for(site: Site) -> None:
     before = dag_runs(site, BACKFILL)
     answer = site.ask("POST", "/backfill", data={"token": site.form_token(), "category_id": "x"})

@@ -309,7 +309,7 @@ BAD = {
     "another model": ({"FEATURES_MODEL_DIGEST": "0" * 64}, NIGHT, ["FEATURES_MODEL_DIGEST"]),
     "no hosts": ({"FEATURES_IMAGE_HOSTS": None}, NIGHT, ["FEATURES_IMAGE_HOSTS"]),
     "a setting that cannot be": ({"FEATURES_CHUNK_SIZE": "many"}, NIGHT, ["FEATURES_CHUNK_SIZE", "many"]),
-    "a category that is none": ({}, ("--category", "30"), ["'30'", "8 digits"]),
+    "a category that is none": ({}, ("--category", "30"), ["'30'", "FEATURES_CATEGORY_PATTERN"]),
     "a range that ends first": (
         {},
         ("--from", "2026-10-05", "--to", "2026-10-01"),

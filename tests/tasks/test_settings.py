@@ -1,6 +1,7 @@
 import os
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from pydantic import SecretStr, ValidationError
@@ -26,6 +27,9 @@ VALUES: dict[str, tuple[str, str, Any]] = {
         SecretStr("http://user:pass@proxy.example:3128"),
     ),
     "FEATURES_CA_FILE": ("ca_file", "/etc/ssl/shop.pem", Path("/etc/ssl/shop.pem")),
+    "FEATURES_TIME_ZONE": ("time_zone", "Europe/Berlin", ZoneInfo("Europe/Berlin")),
+    "FEATURES_NIGHTLY_SCHEDULE": ("nightly_schedule", "30 2 * * *", "30 2 * * *"),
+    "FEATURES_CATEGORY_PATTERN": ("category_pattern", "[a-z]+(/[a-z]+)*", "[a-z]+(/[a-z]+)*"),
     "FEATURES_FAILURE_BUDGET": ("failure_budget", "0.2", 0.2),
     "FEATURES_CREATE_DOCUMENTS": ("create_documents", "true", True),
     "FEATURES_MIX_VERSIONS": ("mix_versions", "true", True),
@@ -143,6 +147,25 @@ def test_an_empty_variable_means_the_default(variable: str, monkeypatch: pytest.
         ("FEATURES_BATCH_SIZE", "0"),
         ("FEATURES_BULK_SIZE", "5001"),
         ("FEATURES_BULK_REQUESTS", "11"),
+        ("FEATURES_TIME_ZONE", "KST"),
+        ("FEATURES_TIME_ZONE", "+09:00"),
+        ("FEATURES_TIME_ZONE", "asia/seoul "),
+        ("FEATURES_TIME_ZONE", "Europe"),
+        ("FEATURES_TIME_ZONE", "../../etc/passwd"),
+        ("FEATURES_TIME_ZONE", "x" * 300),
+        ("FEATURES_NIGHTLY_SCHEDULE", "at midnight"),
+        ("FEATURES_NIGHTLY_SCHEDULE", "@daily"),
+        ("FEATURES_NIGHTLY_SCHEDULE", "0 0 * *"),
+        ("FEATURES_NIGHTLY_SCHEDULE", "0 0 * * * *"),
+        ("FEATURES_NIGHTLY_SCHEDULE", "0 24 * * *"),
+        ("FEATURES_NIGHTLY_SCHEDULE", "a b c d e"),
+        ("FEATURES_NIGHTLY_SCHEDULE", "0 0 31 2 *"),
+        ("FEATURES_NIGHTLY_SCHEDULE", "R R * * *"),
+        ("FEATURES_NIGHTLY_SCHEDULE", "0 h(0-3) * * *"),
+        ("FEATURES_CATEGORY_PATTERN", "[0-9"),
+        ("FEATURES_CATEGORY_PATTERN", "a)(b"),
+        ("FEATURES_CATEGORY_PATTERN", "(?i)[a-z]+"),
+        ("FEATURES_CATEGORY_PATTERN", "*"),
     ],
 )
 def test_a_value_that_cannot_be_is_named(variable: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -146,19 +146,27 @@ def night(end, state="success"):
     ("nights", "said"),
     [
         ([], "No nightly run has succeeded"),
-        ([night(datetime(2026, 10, 2, tzinfo=UTC), "failed")], "No nightly run has succeeded"),
+        ([night(datetime(2026, 10, 2, 15, tzinfo=UTC), "failed")], "No nightly run has succeeded"),
         ([{"state": "success", "interval": None}], "No nightly run has succeeded"),
-        ([night(datetime(2026, 10, 2, tzinfo=UTC))], None),
-        ([night(datetime(2026, 10, 1, tzinfo=UTC)), night(None)], "until 2026-10-01 00:00 UTC"),
+        ([night(datetime(2026, 10, 2, 15, tzinfo=UTC))], None),
+        ([night(datetime(2026, 10, 1, 15, tzinfo=UTC)), night(None)], "until 2026-10-01 15:00 UTC"),
     ],
 )
 def test_a_night_is_overdue_six_hours_after_the_next_one_was_due(nights, said):
-    now = datetime(2026, 10, 3, 6, tzinfo=UTC)
+    # The next one ended on 3 October at midnight in Seoul, 15:00 UTC.
+    now = datetime(2026, 10, 3, 20, 59, 59, tzinfo=UTC)
     warning = reports.overdue_run(nights, now, Settings())
     assert warning is None if said is None else said in warning
     if said is None:
         assert "overdue" in reports.overdue_run(nights, now + timedelta(seconds=1), Settings())
         assert "overdue" in reports.overdue_run(nights, now, Settings(nightly_deadline_hours=5.9))
+
+
+def test_where_nights_are_days_apart_one_is_overdue_days_later():
+    settings = Settings(time_zone="Europe/Berlin", nightly_schedule="0 3 * * 1-5")
+    friday = [night(datetime(2026, 10, 2, 1, tzinfo=UTC))]
+    assert reports.overdue_run(friday, datetime(2026, 10, 5, 6, 59, tzinfo=UTC), settings) is None
+    assert "overdue" in reports.overdue_run(friday, datetime(2026, 10, 5, 7, tzinfo=UTC), settings)
 
 
 def test_a_run_that_did_nothing_has_no_bottleneck():

@@ -1,16 +1,18 @@
-"""Tests of tasks/runs/run.py: what a run is on disk, and which time it takes."""
+"""Tests of tasks/runs/run.py: what a run is on disk, and what it may be asked for."""
 
 import json
 import re
 from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.errors import ConfigurationError, ServiceUnavailableError
-from tasks.runs.run import Plan, Request, Retry, caught_up, last_night, parse_time
+from tasks.runs.run import Plan, Request, Retry, check_category_ids, parse_time
+from tasks.settings import Settings
 from tasks.statuses import Status
 
 SEOUL = timezone(timedelta(hours=9))
@@ -21,7 +23,7 @@ names = st.from_regex(r"[a-z][A-Za-z0-9_.~:+@ -]{0,40}", fullmatch=True)
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 
 
-categories = st.lists(st.from_regex(r"[0-9]{8}", fullmatch=True), max_size=3).map(tuple)
+categories = st.lists(texts, max_size=3).map(tuple)
 retries = st.builds(
     Retry,
     category_ids=categories,
@@ -121,11 +123,35 @@ def test_airflow_s_run_ids_are_taken(run):
 @pytest.mark.parametrize(
     "category_id", ["", "30", "0000003", "000000300", "0000003a", "٠٠٠٠٠٠٣٠", "00000030\n", "' or 1=1"]
 )
-def test_category_ids_that_are_not_8_digits_are_refused(category_id):
-    with pytest.raises(ConfigurationError, match="8 digits"):
-        Request("d", "r", category_ids=("00000010", category_id))
-    with pytest.raises(ConfigurationError, match="8 digits"):
-        Retry(category_ids=(category_id,))
+def test_by_default_a_category_id_is_8_digits(category_id):
+    with pytest.raises(ConfigurationError, match=re.escape(f"{category_id!r} does not match")) as refused:
+        check_category_ids(("00000010", category_id), Settings())
+    assert "FEATURES_CATEGORY_PATTERN" in str(refused.value)
+    check_category_ids(("00000010", "00000020"), Settings())
+
+
+@pytest.mark.parametrize(
+    ("pattern", "good", "bad"),
+    [
+        ("[a-z]+(/[a-z]+)*", ["shoes/boots", "shoes"], ["shoes/", "Shoes", "shoes/boots\n"]),
+        ("[0-9]+|[a-z]+", ["7", "kids"], ["7kids", "kids7"]),
+        (r"[\w '\"-]+", ["신발 'a\"", "d'été"], ["a/b"]),
+    ],
+)
+def test_the_pattern_has_to_match_all_of_a_category_id(pattern, good, bad):
+    settings = Settings(category_pattern=pattern)
+    check_category_ids(good, settings)
+    for category_id in bad:
+        with pytest.raises(ConfigurationError, match=re.escape(repr(category_id))):
+            check_category_ids([category_id], settings)
+
+
+def test_a_plan_is_read_whatever_the_pattern_is_by_now(tmp_path, monkeypatch):
+    request = Request("d", "r", category_ids=("shoes/boots",), retry=Retry(category_ids=("d'été",)))
+    plan = Plan(tmp_path, request, "v", planned=0, current=0, created_at=datetime.now(UTC))
+    plan.save()
+    monkeypatch.setenv("FEATURES_CATEGORY_PATTERN", "[0-9]{8}")
+    assert Plan.load(tmp_path).request == request
 
 
 def test_a_range_must_hold_something():
@@ -135,46 +161,6 @@ def test_a_range_must_hold_something():
             Request("d", "r", start=noon, end=end)
     Request("d", "r", start=noon, end=noon + timedelta(microseconds=1))
     Request("d", "r", start=noon)
-
-
-# Seoul's days, written down by hand: it is nine hours ahead of UTC all year round.
-@pytest.mark.parametrize(
-    ("now", "start", "end"),
-    [
-        ("2026-10-02T15:00:00+00:00", "2026-10-01T15:00:00+00:00", "2026-10-02T15:00:00+00:00"),
-        ("2026-10-02T14:59:59.999999+00:00", "2026-09-30T15:00:00+00:00", "2026-10-01T15:00:00+00:00"),
-        ("2026-10-03T09:00:00+09:00", "2026-10-01T15:00:00+00:00", "2026-10-02T15:00:00+00:00"),
-        ("2027-01-01T00:30:00+09:00", "2026-12-30T15:00:00+00:00", "2026-12-31T15:00:00+00:00"),
-        ("2026-12-31T23:30:00-05:00", "2026-12-30T15:00:00+00:00", "2026-12-31T15:00:00+00:00"),
-        ("2028-03-01T12:00:00+09:00", "2028-02-28T15:00:00+00:00", "2028-02-29T15:00:00+00:00"),
-    ],
-)
-def test_last_night(now, start, end):
-    found = last_night(datetime.fromisoformat(now))
-    assert [time.isoformat() for time in found] == [start, end]
-
-
-@pytest.mark.parametrize(
-    ("start", "last_end", "expected"),
-    [
-        # The night before succeeded.
-        ("2026-10-05T15:00", "2026-10-05T15:00", "2026-10-04T15:00"),
-        # Three nights were missed.
-        ("2026-10-05T15:00", "2026-10-02T15:00", "2026-10-01T15:00"),
-        # Nothing has ever run.
-        ("2026-10-05T15:00", None, "2026-10-04T15:00"),
-        # A later night ran first, as when an old one is cleared.
-        ("2026-10-05T15:00", "2026-10-09T15:00", "2026-10-04T15:00"),
-        # Across years.
-        ("2027-01-02T15:00", "2026-12-30T15:00", "2026-12-29T15:00"),
-        ("2027-01-01T15:00", "2025-01-01T15:00", "2024-12-31T15:00"),
-    ],
-)
-def test_caught_up(start, last_end, expected):
-    start, last_end, expected = (
-        time and datetime.fromisoformat(time).replace(tzinfo=UTC) for time in (start, last_end, expected)
-    )
-    assert caught_up(start, last_end) == expected
 
 
 @pytest.mark.parametrize(
@@ -187,10 +173,16 @@ def test_caught_up(start, last_end, expected):
     ],
 )
 def test_a_time_without_a_zone_is_the_shop_s(text, expected):
-    assert parse_time(text, "--from").astimezone(UTC).isoformat() == expected
+    assert parse_time(text, "--from", ZoneInfo("Asia/Seoul")).astimezone(UTC).isoformat() == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("2026-07-01", "22:00"), ("2026-12-01", "23:00")])
+def test_a_zone_has_its_summer_time(text, expected):
+    time = parse_time(text, "--from", ZoneInfo("Europe/Berlin")).astimezone(UTC)
+    assert f"{time:%H:%M}" == expected
 
 
 @pytest.mark.parametrize("text", ["", "yesterday", "2026-13-01", "2026-10-32", "1790000000", "0001-01-01"])
 def test_what_is_no_time_is_named(text):
     with pytest.raises(ConfigurationError, match=f"registered_from: '{text}'"):
-        parse_time(text, "registered_from")
+        parse_time(text, "registered_from", ZoneInfo("Asia/Seoul"))

@@ -243,6 +243,35 @@ def test_numbers_of_a_shop_s_own_statement_become_texts(catalogue, statements):
     assert list(Catalogue(catalogue.connection).changed(EARLIEST, LATEST)) == [Item("7", "1.5", "30", "u")]
 
 
+@pytest.mark.parametrize("kind", POSTGRES_KINDS)
+def test_the_padding_of_char_columns_is_no_part_of_a_text(new_catalogue, kind):
+    catalogue = new_catalogue(kind)
+    for column in ("item_id", "item_name", "category_id", "img_url"):
+        catalogue.execute(f"alter table items alter {column} type char(20)")
+    catalogue.add("a1", "https://a/1")
+    catalogue.add("b2", None, category_id=None)
+    catalogue.add(" c 3", "https://a/3", category_id="shoes/boots")
+    a1, b2 = Item("a1", "blue shirt", "00000010", "https://a/1"), Item("b2", "blue shirt", None, None)
+    c3 = Item(" c 3", "blue shirt", "shoes/boots", "https://a/3")
+
+    reader = Catalogue(catalogue.connection)
+    assert set(reader.changed(EARLIEST, LATEST)) == {a1, b2, c3}
+    assert set(reader.of_categories(["00000010", "shoes/boots"], EARLIEST, LATEST)) == {a1, c3}
+    assert set(reader.of_ids(["a1", "b2", " c 3", "c 3"])) == {a1, b2, c3}
+    assert reader.urls(["a1", "b2", " c 3"]) == {"a1": "https://a/1", "b2": None, " c 3": "https://a/3"}
+
+
+def test_spaces_of_other_columns_are_part_of_them(catalogue):
+    catalogue.add("a1 ", "https://a/1 ", item_name=" x ", category_id="shoes ")
+    catalogue.add("a1", "https://a/1")
+    spaced = Item("a1 ", " x ", "shoes ", "https://a/1 ")
+    reader = Catalogue(catalogue.connection)
+    assert spaced in list(reader.changed(EARLIEST, LATEST))
+    assert list(reader.of_ids(["a1 "])) == [spaced]
+    assert reader.urls(["a1 ", "a1"]) == {"a1 ": "https://a/1 ", "a1": "https://a/1"}
+    assert list(reader.of_categories(["shoes "], EARLIEST, LATEST)) == [spaced]
+
+
 @pytest.mark.parametrize(
     ("statement", "said"),
     [

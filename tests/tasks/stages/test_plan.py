@@ -419,17 +419,55 @@ def test_a_label_keeps_to_what_airflow_can_hold():
     assert "category 00000010" in label
 
 
+def test_a_label_shows_any_category_on_one_line():
+    def label(*category_ids):
+        return plan.chunk_bounds([{"img_url": None, "category_id": c} for c in category_ids], 9)[1][0]
+
+    assert "category shoes/boots 신발 ·" in label("shoes/boots 신발")
+    assert "no category ·" in label(None)
+    assert "2 categories ·" in label(None, "None")
+    long = "shoes/" * 50
+    assert f"category {long[:59]}… ·" in label(long, long)
+    assert "2 categories ·" in label(long, long + "x")
+    assert "category a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER} ·" in label("a\nb\u202e")
+
+
+@pytest.mark.parametrize("request_", [{"category_ids": ("30",)}, {"retry": Retry(category_ids=("30",))}])
+def test_a_category_that_cannot_be_is_refused(sqlite_shop, request_):
+    with pytest.raises(ConfigurationError, match="'30' does not match FEATURES_CATEGORY_PATTERN"):
+        run(sqlite_shop, Request("d", "r", **request_))
+    assert state(sqlite_shop) is None
+
+
+def test_categories_may_be_paths(shop):
+    pattern = ".+"
+    names = ["shoes/boots", "d'été", 'a"b', "신발 %s :x", "shoes"]
+    for name in names:
+        shop.stock(name, category_id=name)
+    for name in names:
+        assert ids(run(shop, Request("d", "r", category_ids=(name,)), category_pattern=pattern)) == {name}
+    fail(shop, {"shoes/boots": Status.GONE, "shoes": Status.GONE}, categories={"shoes/boots": "shoes/boots"})
+    chosen = Request("retry", "r", retry=Retry(category_ids=("shoes/boots",)))
+    assert ids(run(shop, chosen, category_pattern=pattern)) == {"shoes/boots"}
+
+
 def test_a_run_that_names_nothing_is_not_one_over_everything(sqlite_shop):
     with pytest.raises(ConfigurationError, match="neither categories nor times"):
         plan.run(Request("d", "r"), sqlite_shop.settings(), sqlite_shop.services)
 
 
-def fail(shop, statuses, *, at=NOON, item_urls=None):
+def fail(shop, statuses, *, at=NOON, item_urls=None, categories=None):
     """Write failures into the ledger as a run planned `at` that time would: {item id: status}."""
     settings = shop.settings()
     planned = Plan(shop.data_dir / "earlier" / "r" / "plan-1", NIGHT, "v", len(statuses), 0, at)
     outcomes = [
-        ItemOutcome(item_id, "00000010", (item_urls or {}).get(item_id, url_of(item_id)), status, "why")
+        ItemOutcome(
+            item_id,
+            (categories or {}).get(item_id, "00000010"),
+            (item_urls or {}).get(item_id, url_of(item_id)),
+            status,
+            "why",
+        )
         for item_id, status in statuses.items()
     ]
     Ledger(shop.services.ledger, settings).record(planned, outcomes, now=at)
