@@ -104,7 +104,7 @@ def test_nights_are_the_schedule_s_in_the_shop_s_zone(settings, now, start, end)
 @pytest.mark.parametrize("schedule", ["0 0 * * *", "30 2 * * *", "15 1,13 * * *", "0 4 * * 1-5"])
 def test_airflow_s_intervals_are_the_same(zone, schedule):
     """A night that is run by hand is one that the schedule has run or missed."""
-    import pendulum
+    from airflow.sdk import timezone
     from airflow.timetables.interval import CronDataIntervalTimetable
 
     airflow_s = CronDataIntervalTimetable(schedule, zone)
@@ -114,7 +114,7 @@ def test_airflow_s_intervals_are_the_same(zone, schedule):
         datetime(2026, *date, tzinfo=UTC) for date in ((3, 7), (3, 28), (4, 4), (7, 1), (10, 24), (10, 31))
     ):
         for now in (day + timedelta(hours=hours, minutes=40) for hours in range(0, 60, 2)):
-            interval = airflow_s.infer_manual_data_interval(run_after=pendulum.instance(now))
+            interval = airflow_s.infer_manual_data_interval(run_after=timezone.coerce_datetime(now))
             # At an hour that comes twice it infers what is not over, at one that never comes what is empty.
             if interval.start < interval.end <= now:
                 assert last_night(now, settings) == (interval.start, interval.end), now
