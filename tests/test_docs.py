@@ -49,10 +49,49 @@ def test_links_lead_somewhere(document: Path) -> None:
             assert anchor in anchors(target.read_text()), link
 
 
+def sql_in(document: str) -> list[str]:
+    return re.findall(r"```sql\n(.+?)```", (REPOSITORY / "docs" / document).read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize("kind", CATALOGUE_KINDS)
+def test_the_view_that_chooses_a_picture_gives_each_item_once(kind, new_catalogue) -> None:
+    _, view, *_ = sql_in("your_catalogue.md")
+    shop = new_catalogue(kind, indexes=False)
+    time = "text" if kind == "sqlite" else kind
+    shop.execute("drop table items")
+    shop.execute(
+        f"create table product (id integer, title text, category text, created {time}, modified {time})"
+    )
+    shop.execute(
+        f"create table picture (id integer, product integer, url text, position integer, modified {time})"
+    )
+    shop.execute(view)
+    product = "insert into product values (:id, 'shirt', '00000030', :created, :modified)"
+    earlier, later = shop._stored(NOON - timedelta(days=1)), shop._stored(NOON)
+    shop.execute(product, *({"id": n, "created": earlier, "modified": earlier} for n in (1, 2, 3)))
+    picture = "insert into picture values (:id, :product, :url, :position, :modified)"
+    for number, (of, url, position, modified) in enumerate(
+        [
+            (1, "b", 2, later),
+            (1, "a", 1, earlier),
+            (2, "c", 1, earlier),
+            (2, "d", 1, later),
+            (3, "e", 0, later),
+        ]
+    ):
+        row = {"id": number, "product": of, "url": url, "position": position, "modified": modified}
+        shop.execute(picture, row)
+
+    catalogue = Catalogue(shop.connection)
+    urls = {item.item_id: item.img_url for item in catalogue.changed(EARLIEST, LATEST)}
+    assert urls == {"1": "a", "2": "c", "3": "e"}
+    # What counts is the main picture's change.
+    assert {item.item_id for item in catalogue.changed(NOON, LATEST)} == {"3"}
+
+
 @pytest.mark.parametrize("kind", CATALOGUE_KINDS)
 def test_the_view_of_the_example_is_a_catalogue(kind, new_catalogue, tmp_path, monkeypatch) -> None:
-    text = (REPOSITORY / "docs" / "your_catalogue.md").read_text()
-    view, indexes, told = re.findall(r"```sql\n(.+?)```", text, re.DOTALL)
+    view, _, indexes, told = sql_in("your_catalogue.md")
     shop = new_catalogue(kind, indexes=False)
     time = "text" if kind == "sqlite" else kind
     shop.execute("drop table items")

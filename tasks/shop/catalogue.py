@@ -1,8 +1,7 @@
 """The shop's catalogue: read-only, streamed, with the statements of sql/catalogue/."""
 
 import re
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -10,7 +9,7 @@ import sqlalchemy as sa
 
 from tasks.errors import ConfigurationError
 from tasks.shop.connections import Connection
-from tasks.shop.database import Database, batched, padded
+from tasks.shop.database import Database, Transaction, batched, padded
 
 # Bounds that leave a range open.
 EARLIEST = datetime(1, 1, 1, tzinfo=UTC)
@@ -73,13 +72,15 @@ class Catalogue:
     def urls(self, item_ids: Sequence[str]) -> dict[str, str | None]:
         """The URL that each of these items has now; an item that left the catalogue is absent."""
         columns = ["item_id", "img_url"]
-        with self._rows("urls", columns, item_ids=list(item_ids)) as rows:
+        with self._database.transaction() as transaction:
+            rows = _rows(transaction, "urls", columns, {"item_ids": list(item_ids)})
             item_id, img_url = _readers(rows, columns)
             return {str(item_id(row.item_id)): img_url(row.img_url) for row in rows}
 
     def missing_indexes(self) -> list[str]:
         """What to create so that planning stays fast in a large catalogue; empty when all is there."""
-        with self._rows(f"indexes_{self._database.dialect}", ["definition"]) as rows:
+        with self._database.transaction() as transaction:
+            rows = _rows(transaction, f"indexes_{self._database.dialect}", ["definition"], {})
             definitions = [re.sub(r'[\s"]|::[a-z ]+', "", str(row.definition).lower()) for row in rows]
         wanted = {
             "(coalesce(updated_at,registered_at)": "on items (coalesce(updated_at, registered_at))",
@@ -92,34 +93,46 @@ class Catalogue:
         ]
 
     def _items(self, statement: str, **parameters: Any) -> Iterator[Item]:
-        previous = None
-        with self._rows(statement, Item._fields, **parameters) as rows:
-            # A statement may give its columns in any order, and others besides.
+        with self._database.transaction() as transaction:
+            _refuse_duplicates(transaction, statement, parameters)
+            rows = _rows(transaction, statement, Item._fields, parameters)
             read_id, read_name, read_category, read_url = _readers(rows, Item._fields)
-            ordered = rows.columns(*Item._fields)
-            pages: Iterator[Sequence[Sequence[Any]]] = ordered.partitions(_ROWS_AT_ONCE)
+            # A statement may give its columns in any order, and others besides.
+            pages: Iterator[Sequence[Sequence[Any]]] = rows.columns(*Item._fields).partitions(_ROWS_AT_ONCE)
             for page in pages:
                 for item_id, name, category_id, img_url in page:
-                    item = Item(
+                    yield Item(
                         str(read_id(item_id)), read_name(name), read_category(category_id), read_url(img_url)
                     )
-                    if item.item_id == previous:
-                        raise ConfigurationError(
-                            f"sql/catalogue/{statement}.sql gives item {item.item_id} twice; "
-                            "change it so that it gives one row an item."
-                        )
-                    previous = item.item_id
-                    yield item
 
-    @contextmanager
-    def _rows(
-        self, statement: str, columns: Sequence[str], **parameters: Any
-    ) -> Iterator[sa.CursorResult[Any]]:
-        with self._database.transaction() as transaction:
-            rows = transaction.run(statement, parameters, at_once=_ROWS_AT_ONCE)
-            if absent := sorted(set(columns) - set(rows.keys())):
-                raise ConfigurationError(f"{transaction.last} does not give {', '.join(absent)}; it must.")
-            yield rows
+
+def _refuse_duplicates(transaction: Transaction, statement: str, parameters: Mapping[str, Any]) -> None:
+    """Refuse a statement that gives an item in several rows: of two URLs neither would stay the current one.
+
+    Raises:
+        ConfigurationError: naming the statement and an item.
+    """
+    rows = transaction.run(statement, parameters, within="duplicates")
+    (read_id,) = _readers(rows, ["item_id"])
+    for row in rows:
+        raise ConfigurationError(
+            f"{transaction.last} gives item {read_id(row.item_id)} twice; change it so that it gives one row "
+            "an item. docs/your_catalogue.md shows how to choose one of several pictures."
+        )
+
+
+def _rows(
+    transaction: Transaction, statement: str, columns: Sequence[str], parameters: Mapping[str, Any]
+) -> sa.CursorResult[Any]:
+    """The rows of a statement, streamed.
+
+    Raises:
+        ConfigurationError: it does not give these columns.
+    """
+    rows = transaction.run(statement, parameters, at_once=_ROWS_AT_ONCE)
+    if absent := sorted(set(columns) - set(rows.keys())):
+        raise ConfigurationError(f"{transaction.last} does not give {', '.join(absent)}; it must.")
+    return rows
 
 
 def _readers(rows: sa.CursorResult[Any], columns: Sequence[str]) -> list[Callable[[Any], str | None]]:

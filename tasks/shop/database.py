@@ -114,21 +114,29 @@ class Transaction:
         statement: str,
         parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         at_once: int = 0,
+        within: str = "",
     ) -> sa.CursorResult[Any]:
         """Run sql/<name>/<statement>.sql, once for each of several `parameters`.
 
         Args:
             parameters: values by their names in the statement; a list is for `in`.
             at_once: stream the rows, so many at a time, instead of holding all.
+            within: another statement, to be run around this one: where it says {statement}.
         """
         self.last = f"sql/{self._name}/{statement}.sql"
-        text = sa.text(_without_comments(STATEMENTS / self._name / f"{statement}.sql"))
+        sql = self._sql(statement)
+        text = sa.text(self._sql(within).replace("{statement}", sql.rstrip("; \n")) if within else sql)
         if isinstance(parameters, Mapping):
             lists = [name for name, value in parameters.items() if isinstance(value, list)]
             # With a type, so that no value at all can be written too.
             text = text.bindparams(*(sa.bindparam(name, expanding=True, type_=sa.String) for name in lists))
         options = {"yield_per": at_once} if at_once else {}
         return self._connection.execute(text, parameters, execution_options=options)
+
+    def _sql(self, statement: str) -> str:
+        """The SQL of a statement without comments: a colon in one would name a parameter."""
+        lines = (STATEMENTS / self._name / f"{statement}.sql").read_text(encoding="utf-8").splitlines()
+        return "\n".join(line for line in lines if not line.lstrip().startswith("--"))
 
     def holds(self, table: str) -> bool:
         """Whether the database has this table."""
@@ -158,12 +166,6 @@ def _may_pass(error: sa.exc.StatementError) -> bool:
     return cut or isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
 
 
-def _without_comments(path: Path) -> str:
-    """The SQL of one file; a colon in a comment would name a parameter."""
-    lines = path.read_text(encoding="utf-8").splitlines()
-    return "\n".join(line for line in lines if not line.lstrip().startswith("--"))
-
-
 def _sqlite(path: Path, read_only: bool) -> sa.Engine:
     query = {"mode": "ro" if read_only else "rwc", "uri": "true"}
     url = sa.URL.create("sqlite", database=f"file:{quote(str(path))}", query=query)
@@ -189,7 +191,10 @@ def _postgresql(connection: Connection, read_only: bool) -> sa.Engine:
         "tcp_user_timeout": 60_000,
     }
     # In UTC, a time without a zone means the same against timestamp and timestamptz.
-    options = "-c timezone=UTC" + " -c default_transaction_read_only=on" * read_only
+    options = "-c timezone=UTC"
+    if read_only:
+        # One snapshot: what a statement gives is what another has looked through.
+        options += " -c default_transaction_read_only=on -c default_transaction_isolation=repeatable\\ read"
     return sa.create_engine(
         url,
         poolclass=sa.NullPool,

@@ -165,17 +165,20 @@ def test_any_number_of_ids_may_be_asked_for(catalogue):
 
 def test_nothing_can_be_written_through_it(catalogue, statements):
     catalogue.add("a", "u")
-    statement = "insert into items (item_id, registered_at) values ('b', :start) returning item_id"
+    statement = (
+        "insert into items (item_id, registered_at) select 'b', '2026-10-01' where 'a' in :item_ids "
+        "returning item_id, img_url"
+    )
     if catalogue.kind != "sqlite":
         # There the cursor takes a select alone, so the insert has to hide in one.
         catalogue.execute(
             "create function hidden() returns text language sql volatile as "
             "$$ insert into items (item_id, registered_at) values ('b', now()) returning item_id $$"
         )
-        statement = "select hidden() as item_id"
-    (statements / "changed.sql").write_text(statement)
+        statement = "select hidden() as item_id, null as img_url where 'a' in :item_ids"
+    (statements / "urls.sql").write_text(statement)
     with pytest.raises(ConfigurationError, match=re.compile("read-?only", re.IGNORECASE)):
-        list(Catalogue(catalogue.connection).changed(NOON, LATEST))
+        Catalogue(catalogue.connection).urls(["a"])
     with catalogue.engine.connect() as connection:
         assert connection.scalar(sa.text("select count(*) from items")) == 1
 
@@ -225,14 +228,81 @@ def test_postgresql_keeps_the_rows_until_they_are_asked_for(new_catalogue, kind)
     rows.close()
 
 
-def test_a_row_given_twice_is_named(catalogue, statements):
-    catalogue.add("007", "u")
-    text = (statements / "changed.sql").read_text()
-    (statements / "changed.sql").write_text(
-        text.replace("from items", "from items, (select 1 union select 2) as x")
+def with_pictures(catalogue, **urls):
+    """Make `items` a join of items and their pictures, as shops with several pictures have it."""
+    catalogue.execute("alter table items rename to article")
+    catalogue.execute("create table picture (id integer primary key, article text, url text, place integer)")
+    catalogue.execute(
+        "create view items as select article.item_id, article.item_name, article.category_id, "
+        "picture.url as img_url, article.registered_at, article.updated_at "
+        "from article join picture on picture.article = article.item_id"
     )
-    with pytest.raises(ConfigurationError, match=r"changed\.sql gives item 007 twice"):
-        list(Catalogue(catalogue.connection).changed(EARLIEST, LATEST))
+    rows = [(item_id, url) for item_id, given in urls.items() for url in given]
+    catalogue.execute(
+        "insert into picture (id, article, url, place) values (:id, :article, :url, :place)",
+        *({"id": n, "article": a, "url": url, "place": n} for n, (a, url) in enumerate(rows)),
+    )
+
+
+@pytest.mark.parametrize(
+    "urls", [["https://a/1", "https://a/1"], ["https://a/1", "https://z/9"], [None, "u"]]
+)
+def test_an_item_in_several_rows_is_named_whatever_their_urls(catalogue, urls):
+    for item_id in ("p0", "p1", "p2"):
+        catalogue.add(item_id, None)
+    with_pictures(catalogue, p0=["https://k/0"], p1=urls, p2=["https://m/2"])
+    reader = Catalogue(catalogue.connection)
+    for rows, statement in (
+        (reader.changed(EARLIEST, LATEST), "changed"),
+        (reader.of_categories(["00000010"], EARLIEST, LATEST), "categories"),
+        (reader.of_ids(["p0", "p1", "p2"]), "ids"),
+    ):
+        # Before any row is given.
+        with pytest.raises(ConfigurationError, match=rf"sql/catalogue/{statement}\.sql gives item p1 twice"):
+            next(rows)
+    assert ids(reader.of_ids(["p0", "p2"])) == {"p0", "p2"}
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        "{};",
+        "{} limit 1000 ; ",
+        "{} -- and no more",
+        "with of_the_night as ({}) select * from of_the_night",
+        "select item_id || '' as item_id, item_name, category_id, img_url, registered_at from ({}) as x",
+    ],
+)
+def test_a_shop_s_own_statement_may_have_any_shape(catalogue, statements, shape):
+    text = "\n".join(
+        line for line in (statements / "changed.sql").read_text().splitlines() if not line.startswith("--")
+    ).replace("img_url\n", "img_url, registered_at\n")
+    (statements / "changed.sql").write_text(shape.format(text))
+    catalogue.add("p1", "https://a/1")
+    catalogue.add("p2", "https://a/1")
+    reader = Catalogue(catalogue.connection)
+    assert ids(reader.changed(EARLIEST, LATEST)) == {"p1", "p2"}
+    with_pictures(catalogue, p1=["https://a/1"], p2=["https://a/2", "https://b/2"])
+    with pytest.raises(ConfigurationError, match="gives item p2 twice"):
+        list(reader.changed(EARLIEST, LATEST))
+
+
+def test_one_among_very_many_is_found_with_flat_memory(catalogue):
+    count = 60_000
+    add_many(catalogue, count, "x" * 200)
+    catalogue.execute("alter table items rename to article")
+    catalogue.execute(
+        "create view items as select * from article union all select item_id, item_name, category_id, "
+        "'zzz' as img_url, registered_at, updated_at from article where item_id = '1'"
+    )
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigurationError, match="gives item 1 twice"):
+            next(Catalogue(catalogue.connection).changed(EARLIEST, LATEST))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000
 
 
 def test_numbers_of_a_shop_s_own_statement_become_texts(catalogue, statements):
@@ -278,7 +348,7 @@ def test_spaces_of_other_columns_are_part_of_them(catalogue):
         ("select item_id, item_name, img_url from items", "does not give category_id"),
         ("select item_id, item_name, category, img_url from items", "category"),
         ("select * from articles", "articles"),
-        ("selec item_id from items", "selec"),
+        ("selec item_id from items", "syntax error"),
         ("select * from items where registered_at > :since", "since"),
     ],
     ids=["column not given", "missing column", "missing table", "syntax", "unknown parameter"],

@@ -297,6 +297,21 @@ def test_a_catalogue_that_does_not_fit(shop):
     assert not list(shop.data_dir.glob("*/*/*/plan.json"))
 
 
+def test_an_item_in_several_rows_is_refused_before_any_work(shop):
+    shop.stock("p1", "p2")
+    shop.catalogue.execute("alter table items rename to article")
+    shop.catalogue.execute(
+        "create view items as select item_id, item_name, category_id, img_url, registered_at, updated_at "
+        "from article union all select item_id, item_name, category_id, 'https://a/2.jpg', registered_at, "
+        "updated_at from article where item_id = 'p1'"
+    )
+    before = state(shop)
+    with pytest.raises(ConfigurationError, match="gives item p1 twice"):
+        run(shop)
+    assert state(shop) == before
+    assert not [path for path in shop.data_dir.rglob("*") if path.suffix in (".json", ".parquet")]
+
+
 def test_missing_indexes_are_said_and_stop_nothing(new_shop, caplog):
     shop = new_shop("sqlite")
     shop.stock("a")
