@@ -34,7 +34,7 @@ ITEMS = 140
 PASSWORD = "s3cret-of-the-search"
 HATS = "00000020"
 """A category without any of the flawed items."""
-BOOTS = "shoes/boots {{ 1 / 0 }} \"신발\" %s & d'été"
+BOOTS = 'shoes/boots {{ 1 / 0 }} "신발" %s & d\'été'
 
 
 @pytest.fixture(scope="module")
