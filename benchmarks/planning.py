@@ -231,7 +231,8 @@ def _filled(server: sa.URL, size: int) -> Connection:
             "create table items (item_id text primary key, item_name text, category_id text, img_url text, "
             "registered_at timestamptz not null, updated_at timestamptz)",
             fill,
-            "create index on items (coalesce(updated_at, registered_at))",
+            "create index on items (updated_at)",
+            "create index on items (registered_at)",
             "create index on items (category_id)",
             "vacuum analyze items",
         ):

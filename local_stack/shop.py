@@ -49,7 +49,8 @@ CREATE TABLE items (
     registered_at TEXT NOT NULL,
     updated_at TEXT
 );
-CREATE INDEX items_changed_at ON items (coalesce(updated_at, registered_at));
+CREATE INDEX items_updated_at ON items (updated_at);
+CREATE INDEX items_registered_at ON items (registered_at);
 CREATE INDEX items_category_id ON items (category_id);
 """
 
@@ -188,8 +189,9 @@ class Shop:
         today = _midnight(now or datetime.now(UTC))
         with _reading(self.catalog_path) as catalogue:
             (newest,) = catalogue.execute(
-                "SELECT max(coalesce(updated_at, registered_at)) FROM items"
-                " WHERE coalesce(updated_at, registered_at) < ?",
+                "SELECT max(changed_at) FROM"
+                " (SELECT max(registered_at, coalesce(updated_at, registered_at)) AS changed_at FROM items)"
+                " WHERE changed_at < ?",
                 (_as_text(today),),
             ).fetchone()
         if newest is None:

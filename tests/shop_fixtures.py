@@ -49,8 +49,8 @@ class CatalogueBuilder:
             f"registered_at {time} not null, updated_at {time})"
         )
         if indexes:
-            self.execute("create index items_changed on items (coalesce(updated_at, registered_at))")
-            self.execute("create index items_category on items (category_id)")
+            for column in ("updated_at", "registered_at", "category_id"):
+                self.execute(f"create index items_{column} on items ({column})")
 
     def execute(self, statement: str, *rows: Mapping[str, Any]) -> None:
         """Run a statement, once for each of `rows` where there are any."""

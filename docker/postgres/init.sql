@@ -12,5 +12,6 @@ CREATE TABLE items (
     registered_at timestamptz NOT NULL,
     updated_at timestamptz
 );
-CREATE INDEX items_changed_at ON items (coalesce(updated_at, registered_at));
+CREATE INDEX items_updated_at ON items (updated_at);
+CREATE INDEX items_registered_at ON items (registered_at);
 CREATE INDEX items_category_id ON items (category_id);

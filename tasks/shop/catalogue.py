@@ -81,16 +81,9 @@ class Catalogue:
         """What to create so that planning stays fast in a large catalogue; empty when all is there."""
         with self._database.transaction() as transaction:
             rows = _rows(transaction, f"indexes_{self._database.dialect}", ["definition"], {})
-            definitions = [re.sub(r'[\s"]|::[a-z ]+', "", str(row.definition).lower()) for row in rows]
-        wanted = {
-            "(coalesce(updated_at,registered_at)": "on items (coalesce(updated_at, registered_at))",
-            "(category_id": "on items (category_id)",
-        }
-        return [
-            f"create index … {index}"
-            for start, index in wanted.items()
-            if not any(start in definition for definition in definitions)
-        ]
+            found = {_first_column(str(row.definition)) for row in rows}
+        wanted = ("updated_at", "registered_at", "category_id")
+        return [f"create index … on items ({column})" for column in wanted if column not in found]
 
     def _items(self, statement: str, **parameters: Any) -> Iterator[Item]:
         with self._database.transaction() as transaction:
@@ -133,6 +126,11 @@ def _rows(
     if absent := sorted(set(columns) - set(rows.keys())):
         raise ConfigurationError(f"{transaction.last} does not give {', '.join(absent)}; it must.")
     return rows
+
+
+def _first_column(definition: str) -> str:
+    """The column that an index begins with, of its columns as they stand between parentheses."""
+    return re.split(r"[\s,)]", definition.strip(), maxsplit=1)[0].strip('"`').lower()
 
 
 def _readers(rows: sa.CursorResult[Any], columns: Sequence[str]) -> list[Callable[[Any], str | None]]:

@@ -123,7 +123,8 @@ def _in_catalogue(stack, where, *parameters):
 def _changed_in(stack, start, end):
     return _in_catalogue(
         stack,
-        "coalesce(updated_at, registered_at) >= ? and coalesce(updated_at, registered_at) < ?",
+        "max(registered_at, coalesce(updated_at, registered_at)) >= ? "
+        "and max(registered_at, coalesce(updated_at, registered_at)) < ?",
         *(f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}" for time in (start, end)),
     )
 
