@@ -18,6 +18,10 @@ or one triggered with an interval, covers exactly that interval; one without cov
 Current features are skipped, so running a night twice is safe. The ledger records which nights succeeded; if
 it has no record, Airflow's history is used, and the report says so.
 
+**Features that got lost** come back: after what changed, a scheduled night, or one triggered without an
+interval, also takes the items whose documents lack a current feature for no reason on record, at most
+`FEATURES_RECONCILE_ITEMS` a night. The report tells changed, caught up and reconciled apart.
+
 **When it fails.** The log of the failed task ends with the cause and the remedy. Then clear `plan` with
 everything downstream: current features are skipped, the rest is done again.
 
@@ -51,6 +55,7 @@ def _request(context: Context) -> Request:
     dag_run = context["dag_run"]
     start, end = dag_run.data_interval_start, dag_run.data_interval_end
     notices: tuple[str, ...] = ()
+    given = start is not None and end is not None
     if start is None or end is None:
         start, end = last_night(datetime.now(UTC), Settings.load())
         notices = (f"The run has no interval, so it takes the last complete night, {start} to {end}.",)
@@ -68,6 +73,8 @@ def _request(context: Context) -> Request:
         end=end,
         interval=(start, end),
         scheduled=scheduled,
+        # Who names an interval wants that one and nothing else.
+        reconcile=scheduled or not given,
         notices=notices,
     )
 

@@ -59,6 +59,7 @@ def _run(arguments: argparse.Namespace) -> None:
         category_ids=tuple(arguments.category),
         force=arguments.force,
         dry_run=arguments.dry_run,
+        reconcile=arguments.reconcile,
     )
     _done(request, settings)
 
@@ -169,6 +170,9 @@ def _parser() -> argparse.ArgumentParser:
         "--to", dest="end", metavar="TIME", help="and before this one; both left out: last night"
     )
     _add_repeatable(one, "--category", "ID", "items of this category instead")
+    one.add_argument(
+        "--reconcile", action="store_true", help="then also items whose documents lost their feature"
+    )
     one.add_argument("--force", action="store_true", help="fetch and compute again what is current")
     one.add_argument("--dry-run", action="store_true", help="count what there is to do; touch nothing")
 

@@ -74,6 +74,9 @@ class Settings(BaseSettings):
     """Precision of the model's multiplications; auto is bfloat16 where this CPU is faster with it, else
     float32."""
 
+    reconcile_items: int = Field(default=100_000, ge=0)
+    """Items whose documents lost their feature that a night takes besides what changed, at most; with 0 it
+    does not look for them."""
     chunk_size: int = Field(default=2_500, ge=1, le=20_000)
     """Items in a chunk, while a run has at most 100 of them."""
     downloads: int = Field(default=32, ge=1)

@@ -1,6 +1,8 @@
 """The routes of the Feature index pages."""
 
 import itertools
+from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Annotated, Any
 
@@ -18,8 +20,9 @@ from plugins.feature_index.runs import start_run
 from tasks.errors import ConfigurationError, FeatureIndexError, ServiceUnavailableError
 from tasks.inference.model import feature_version
 from tasks.runs import reports
+from tasks.runs.run import Origin
 from tasks.runs.run import Request as RunRequest
-from tasks.search.queries import Category
+from tasks.search.queries import Category, ItemQueries
 from tasks.settings import Settings
 from tasks.statuses import Status
 
@@ -33,6 +36,8 @@ _TASKS = {
 """Where Airflow shows the tasks of a run, by what we call them."""
 
 _NIGHTS = 14
+_ASKED_FOR = 5_000
+"""Items that failed whose documents a page asks for at most."""
 _RUNS = 50
 
 router = APIRouter(dependencies=READ, default_response_class=Response)
@@ -59,16 +64,35 @@ def coverage(request: Request, user: GetUserDep) -> Response:
     settings = Settings.load()
     version = feature_version(settings)
     nights = list(itertools.islice(reports.recent(settings, NIGHTLY), _NIGHTS))
+    index = services.item_queries(settings)
+    covered = index.coverage(version)
     return page(
         request,
         "coverage.html",
         user,
         version=version,
         index=settings.index,
-        coverage=services.item_queries(settings).coverage(version),
+        coverage=covered,
+        gap=_gap(settings, index, covered.documents - covered.current, version, nights),
+        most_reconciled=settings.reconcile_items,
         nights=nights,
         overdue=reports.overdue_run(nights, datetime.now(UTC), settings),
     )
+
+
+def _gap(
+    settings: Settings, index: ItemQueries, documents: int, version: str, nights: Sequence[dict[str, Any]]
+) -> reports.Gap:
+    """Why so many documents have no current feature."""
+    on_record = None
+    with suppress(FeatureIndexError):  # the page is about the index
+        ledger = services.ledger(settings)
+        failures = sum(count["waiting"] + count["given_up"] for count in ledger.counts().values())
+        # Documents are asked for, since an item that failed need not have one.
+        if documents and failures <= _ASKED_FOR:
+            item_ids = [failure.item_id for failure in ledger.matching()]
+            on_record = index.without_feature(item_ids[:_ASKED_FOR], version)
+    return reports.gap(documents, on_record, nights)
 
 
 @router.get("/backfill")
@@ -115,6 +139,7 @@ def run(request: Request, user: GetUserDep, dag_id: str, run_id: str) -> Respons
         dag_id=dag_id,
         run_id=run_id,
         tasks=_TASKS,
+        origins={origin.value: origin.meaning for origin in Origin},
         **_report(dag_id, run_id),
     )
 

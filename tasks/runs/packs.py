@@ -28,9 +28,10 @@ ITEMS = pa.schema(
         ("item_name", pa.string()),
         ("category_id", pa.string()),
         ("img_url", pa.string()),
+        ("origin", pa.string()),
     ]
 )
-"""The catalogue rows to do."""
+"""The catalogue rows to do, and in a run of times why: an Origin."""
 
 ITEM_IDS = pa.schema([("item_id", pa.string())])
 """Items of the ledger that need nothing more."""

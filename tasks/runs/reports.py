@@ -91,6 +91,32 @@ def overdue_run(nights: Sequence[dict[str, Any]], now: datetime, settings: Setti
     return None
 
 
+class Gap(NamedTuple):
+    """Why documents have no current feature: the parts add up to them."""
+
+    documents: int
+    on_record: int | None
+    """A failure on record explains it; None where that was not asked for, and `to_come` has them, too."""
+    left_catalogue: int
+    """Their items were in the catalogue no more when the last night was planned."""
+    to_come: int
+    """They are new, changed or lost since, or left over: the next night has to do with them."""
+
+
+def gap(documents: int, on_record: int | None, nights: Sequence[dict[str, Any]]) -> Gap:
+    """Explain that so many documents have no current feature.
+
+    Args:
+        on_record: so many of them have a failure on record, where that is known.
+        nights: the nightly DAG's reports, newest first.
+    """
+    # Of all that was counted before, some documents may have gone, or got their feature, since.
+    explained = min(on_record or 0, documents)
+    known = (without["left_catalogue"] for report in nights if (without := report.get("without_feature")))
+    left = min(next(known, 0), documents - explained)
+    return Gap(documents, None if on_record is None else explained, left, documents - explained - left)
+
+
 class Bottleneck(NamedTuple):
     """What took most of a run's time."""
 
@@ -136,6 +162,11 @@ def described(report: dict[str, Any]) -> str:
     """A report in a few lines for a terminal."""
     lines = [f"planned   {report['planned']}"]
     lines += [f"  {status:<22}{count:>8}" for status, count in report["counts"].items()]
+    if len(origins := report.get("origins", {})) > 1:
+        lines.append(", ".join(f"{origin} {of_it['planned']}" for origin, of_it in origins.items()))
+    if without := report.get("without_feature"):
+        parts = ", ".join(f"{name} {count}" for name, count in without.items() if name != "documents")
+        lines.append(f"documents without a feature: {without['documents']} ({parts})")
     for failure in report.get("failures", [])[:_SHOWN_FAILURES]:
         reason = f": {failure['reason']}" if failure["reason"] else ""
         lines.append(f"    {failure['item_id']}  {failure['status']}{reason}")

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Self
 from zoneinfo import ZoneInfo
@@ -20,6 +21,25 @@ from tasks import files
 from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.settings import Settings
 from tasks.statuses import Status
+
+
+class Origin(StrEnum):
+    """Why a run of times takes an item. The values are what reports and pages show."""
+
+    def __new__(cls, value: str, meaning: str = "") -> Self:
+        """Make a member whose value is `value` alone."""
+        member = str.__new__(cls, value)
+        member._value_ = value
+        member.meaning = meaning
+        return member
+
+    meaning: str
+    CHANGED = "changed", "Registered or changed in the run's own interval."
+    CAUGHT_UP = (
+        "caught_up",
+        "Registered or changed before it: in a night that was missed, or the day of overlap.",
+    )
+    RECONCILED = "reconciled", "Its document lacked a current feature, and nothing explains why."
 
 
 @dataclass(frozen=True)
@@ -59,7 +79,14 @@ class Request:
     scheduled: bool = False
     """Whether the interval is the schedule's own: when such a run ends well, the next one begins where it
     ended."""
+    reconcile: bool = False
+    """Whether to take, after what changed, items whose documents lost their feature."""
     notices: tuple[str, ...] = ()
+
+    @property
+    def of_times(self) -> bool:
+        """Whether it takes what changed in a range of time."""
+        return not self.category_ids and self.retry is None
 
     def __post_init__(self) -> None:
         for name in (self.dag, self.run):
@@ -100,6 +127,7 @@ class Request:
             else None,
             # Plans of an earlier version do not say it.
             scheduled=value.get("scheduled", False),
+            reconcile=value.get("reconcile", False),
             notices=tuple(value["notices"]),
         )
 
@@ -124,6 +152,10 @@ class Plan:
     seconds: float = 0.0
     time_breakdown: Mapping[str, float] = field(default_factory=dict)
     """The seconds by what was done: "reading the catalogue", and "asking Elasticsearch" meanwhile."""
+    origins: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    """In a run of times: `planned` and `current` by Origin."""
+    without_feature: Mapping[str, int] = field(default_factory=dict)
+    """In a run that reconciles: the documents without a current feature, by what becomes of them."""
     preview: Mapping[str, Any] = field(default_factory=dict)
     """In a dry run: the expected traffic and time."""
 

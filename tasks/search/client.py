@@ -38,6 +38,36 @@ class IndexClient:
         # What one shard alone answers is no answer: the rest would count as absent.
         return self.client.search(index=self.name, allow_partial_search_results=False, **request)
 
+    def pages(self, query: Mapping[str, Any], size: int, **what: Any) -> Iterator[list[dict[str, Any]]]:
+        """What a query finds, `size` hits at once, as the index is at one moment.
+
+        Args:
+            what: of the documents is wanted, as in a search.
+        """
+        with self.errors_explained():
+            point = self.client.open_point_in_time(index=self.name, keep_alive="1m")["id"]
+            try:
+                after = None
+                while True:
+                    answer = self.client.search(
+                        pit={"id": point, "keep_alive": "1m"},
+                        size=size,
+                        query=query,
+                        sort=["_shard_doc"],
+                        search_after=after,
+                        track_total_hits=False,
+                        allow_partial_search_results=False,
+                        filter_path="hits.hits._id,hits.hits.sort,hits.hits.fields,hits.hits._source",
+                        **what,
+                    )
+                    hits: list[dict[str, Any]] = answer.get("hits", {}).get("hits", [])
+                    if not hits:
+                        return
+                    yield hits
+                    after = hits[-1]["sort"]
+            finally:
+                self.client.close_point_in_time(id=point)
+
     @contextmanager
     def errors_explained(self) -> Iterator[None]:
         """Turn the client's errors into ours."""

@@ -22,6 +22,7 @@ from tasks.search.mapping import (
     compatible_mapping,
     feature_of,
     has_feature,
+    not_of_version,
     of_version,
 )
 from tasks.settings import Settings
@@ -191,6 +192,18 @@ class SearchIndex(IndexClient):
                 current.add(hit["_id"])
         documents = self.documents(untold)
         return current | {item for item, held in documents.items() if held.feature_url == urls[item]}
+
+    def count_without_feature(self, version: str) -> int:
+        """How many documents have no feature of `version`, as far as the index has refreshed."""
+        with self.errors_explained():
+            answer = self.search(size=0, query=not_of_version(version), track_total_hits=True)
+        total: int = answer["hits"]["total"]["value"]
+        return total
+
+    def ids_without_feature(self, version: str) -> Iterator[list[str]]:
+        """The ids of these documents, 5,000 at once, as the index is at one moment."""
+        for hits in self.pages(not_of_version(version), 5_000, source=False):
+            yield [hit["_id"] for hit in hits]
 
     def documents(self, item_ids: Sequence[str]) -> dict[str, Document]:
         """The documents of these items as they are now, refreshed or not; a missing one is absent."""

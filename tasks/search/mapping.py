@@ -143,3 +143,8 @@ def feature_of(hit: Mapping[str, Any]) -> NDArray[np.float32]:
 def of_version(version: str) -> dict[str, Any]:
     """The query for documents with a feature of a version."""
     return {"bool": {"filter": [{"term": {VERSION: version}}, {"exists": {"field": FEATURE}}]}}
+
+
+def not_of_version(version: str) -> dict[str, Any]:
+    """The query for documents without a feature of a version."""
+    return {"bool": {"must_not": [of_version(version)]}}

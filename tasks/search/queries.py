@@ -12,7 +12,16 @@ from numpy.typing import NDArray
 from tasks.errors import ConfigurationError
 from tasks.search.client import IndexClient
 from tasks.search.document_fields import values
-from tasks.search.mapping import FEATURE, PACKED, URL, VERSION, feature_of, has_feature, of_version
+from tasks.search.mapping import (
+    FEATURE,
+    PACKED,
+    URL,
+    VERSION,
+    feature_of,
+    has_feature,
+    not_of_version,
+    of_version,
+)
 
 _MOST_CATEGORIES = 1_000
 _CANDIDATES = 100
@@ -141,6 +150,14 @@ class ItemQueries(IndexClient):
         counted = answer["aggregations"]["current"]["doc_count"]
         return Category(category_id, answer["hits"]["total"]["value"], counted)
 
+    def without_feature(self, item_ids: Sequence[str], version: str) -> int:
+        """How many of these items, at most 10,000, have a document without a feature of `version`."""
+        wanted = {"bool": {"filter": [{"ids": {"values": list(item_ids)}}, not_of_version(version)]}}
+        with self.errors_explained():
+            answer = self.search(size=0, query=wanted, track_total_hits=True)
+        total: int = answer["hits"]["total"]["value"]
+        return total
+
     def find(self, text: str, at_most: int) -> list[Item]:
         """Items whose id is `text`, then those with all its words in their name; the last word may be cut
         off, unless the server allows no expensive queries. Sees what the index has refreshed."""
@@ -239,30 +256,7 @@ class ItemQueries(IndexClient):
             )
 
     def _pages(self, scope: Scope, source: Any) -> Iterator[list[dict[str, Any]]]:
-        with self.errors_explained():
-            point = self.client.open_point_in_time(index=self.name, keep_alive="1m")["id"]
-            try:
-                after = None
-                while True:
-                    answer = self.client.search(
-                        pit={"id": point, "keep_alive": "1m"},
-                        size=PAGE,
-                        query=self._within(scope),
-                        sort=["_shard_doc"],
-                        search_after=after,
-                        source=source,
-                        docvalue_fields=PACKED,
-                        track_total_hits=False,
-                        allow_partial_search_results=False,
-                        filter_path="hits.hits._id,hits.hits.sort,hits.hits.fields,hits.hits._source",
-                    )
-                    hits: list[dict[str, Any]] = answer.get("hits", {}).get("hits", [])
-                    if not hits:
-                        return
-                    yield hits
-                    after = hits[-1]["sort"]
-            finally:
-                self.client.close_point_in_time(id=point)
+        return self.pages(self._within(scope), PAGE, source=source, docvalue_fields=PACKED)
 
     @property
     def _shown(self) -> list[str]:

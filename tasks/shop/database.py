@@ -28,6 +28,10 @@ _SQLITE_UNAVAILABLE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_C
 T = TypeVar("T")
 
 
+class UnfitValueError(ConfigurationError):
+    """A value that a statement was given cannot be one of its column, such as letters among numbers."""
+
+
 class Database:
     """A SQLite file or a PostgreSQL database, in UTC, that runs the statements of sql/<name>/.
 
@@ -95,7 +99,8 @@ class Database:
                 f"The {self._name} {self._place} does not answer: {what}. "
                 f"Check that it runs and that the connection {self._conn_id} is right."
             )
-        return ConfigurationError(
+        unfit = isinstance(error, sa.exc.DataError)
+        return (UnfitValueError if unfit else ConfigurationError)(
             f"{asked} does not fit the {self._name} {self._place}: {what}. {self._remedy}"
         )
 

@@ -4,7 +4,8 @@ import gc
 import logging
 import time
 import uuid
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from tasks.inference.model import feature_version
 from tasks.progress import Progress, silent
 from tasks.runs import packs, reports
 from tasks.runs.labels import brief, named_host
-from tasks.runs.run import Plan, Request, check_category_ids
+from tasks.runs.run import Origin, Plan, Request, check_category_ids
 from tasks.search.document_fields import DocumentFields
 from tasks.search.index import SearchIndex
 from tasks.settings import Settings
@@ -27,6 +28,7 @@ from tasks.shop.database import batched
 from tasks.shop.ledger import Failure, Ledger
 from tasks.stages.clock import Clock
 from tasks.stages.prefetch import prefetched
+from tasks.stages.reconcile import IdSet, WithoutFeature, find_lost
 from tasks.statuses import Status
 
 log = logging.getLogger(__name__)
@@ -71,10 +73,25 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
 
     folder = request.folder(settings.data_dir) / f"plan-{uuid.uuid4().hex[:12]}"
     not_current = _NotCurrent(index if exists else None, version, request.force)
-    pages = _pages(request, catalogue, Ledger(services.ledger, settings), created_at, progress)
+    ledger = Ledger(services.ledger, settings)
+    pages = _pages(request, catalogue, ledger, created_at, progress)
     clock = Clock()
+
+    def lost(planned: IdSet) -> tuple[list[Item], WithoutFeature]:
+        with clock.measured("reconciling"):
+            return find_lost(index, catalogue, ledger, version, planned, settings.reconcile_items)
+
+    reconciles = request.reconcile and exists and settings.reconcile_items
     with _loaded_objects_frozen():
-        planned, to_do = _write_items(folder, _asked(pages, not_current, clock))
+        tally = _write_items(
+            folder,
+            _asked(pages, not_current, clock),
+            _origins(request, catalogue, clock),
+            lost if reconciles else None,
+        )
+    planned, current = tally.planned.total(), tally.current.total()
+    to_do = planned - current
+    notices += tally.notices
     bounds: tuple[int, ...] = ()
     labels: tuple[str, ...] = ()
     if not request.dry_run:
@@ -88,17 +105,19 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
         request=request,
         feature_version=version,
         planned=planned,
-        current=planned - to_do,
+        current=current,
         created_at=created_at,
         bounds=bounds,
         labels=labels,
         notices=notices,
         seconds=time.monotonic() - started,
         time_breakdown=clock.seconds,
+        origins=tally.origins,
+        without_feature=tally.without_feature.counts if tally.without_feature else {},
         preview=reports.expectation(settings, to_do) if request.dry_run else {},
     )
     plan.save()
-    log.info("%d items planned: %d current, %d to do in %d chunks", planned, plan.current, to_do, len(labels))
+    log.info("%d items planned: %d current, %d to do in %d chunks", planned, current, to_do, len(labels))
     return plan
 
 
@@ -210,27 +229,82 @@ def _asked(
         yield from prefetched(thread, ask, read())
 
 
-def _write_items(folder: Path, pages: Iterable[tuple[_Page, Sequence[Item]]]) -> tuple[int, int]:
-    """Write the items to do and the failures that are resolved.
+@dataclass
+class _Tally:
+    """What a plan holds."""
 
-    Returns:
-        How many items were planned, and how many of them are to do.
-    """
-    planned = to_do = 0
+    planned: Counter[Origin | None] = field(default_factory=Counter)
+    current: Counter[Origin | None] = field(default_factory=Counter)
+    without_feature: WithoutFeature | None = None
+
+    @property
+    def origins(self) -> dict[str, dict[str, int]]:
+        return {
+            origin: {"planned": count, "current": self.current[origin]}
+            for origin, count in self.planned.items()
+            if origin
+        }
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        left = self.without_feature.next_nights if self.without_feature else 0
+        words = (
+            f"{left} documents without a feature are left to the next nights, since a night takes no more "
+            f"than {self.planned[Origin.RECONCILED]} of them (FEATURES_RECONCILE_ITEMS)."
+        )
+        return (words,) if left else ()
+
+
+Origins = Callable[[Sequence[Item]], Sequence[Origin | None]]
+"""Tells of items why they are taken; None where a person chose them, or the ledger has them."""
+Lost = Callable[[IdSet], tuple[Sequence[Item], WithoutFeature]]
+"""Finds the items that are to be planned besides those that are."""
+
+
+def _origins(request: Request, catalogue: Catalogue, clock: Clock) -> Origins:
+    """Tells what changed in the run's own interval from what is caught up."""
+    if not request.of_times or not request.interval or request.start == request.interval[0]:
+        return lambda items: [Origin.CHANGED if request.of_times else None] * len(items)
+    of_interval = IdSet()
+    with clock.measured("reading the catalogue"):
+        of_interval.add(item.item_id for item in catalogue.changed(*request.interval))
+
+    def origins(items: Sequence[Item]) -> list[Origin]:
+        known = of_interval.has([item.item_id for item in items])
+        return [Origin.CHANGED if of_it else Origin.CAUGHT_UP for of_it in known]
+
+    return origins
+
+
+def _write_items(
+    folder: Path, pages: Iterable[tuple[_Page, Sequence[Item]]], origins: Origins, lost: Lost | None
+) -> _Tally:
+    """Write the items to do, the lost ones last, and the failures that are resolved."""
+    tally, planned = _Tally(), IdSet()
     with (
         packs.writing(folder / "items.parquet", packs.ITEMS) as items,
         packs.writing(folder / "resolved.parquet", packs.ITEM_IDS) as resolved,
     ):
         for page, not_current in pages:
-            needed = {item.item_id: item for item in not_current}
+            needed = {item.item_id for item in not_current}
             if page.tried:
-                planned += len(page.items)
-                to_do += len(needed)
-                for item in needed.values():
-                    items.add(item._asdict())
-            for item_id in page.failures.keys() - needed.keys():
+                if lost:
+                    planned.add(item.item_id for item in page.items)
+                why = origins(page.items)
+                tally.planned.update(why)
+                for item, origin in zip(page.items, why, strict=True):
+                    if item.item_id in needed:
+                        items.add(item._asdict() | {"origin": origin})
+                    else:
+                        tally.current[origin] += 1
+            for item_id in page.failures.keys() - needed:
                 resolved.add({"item_id": item_id})
-    return planned, to_do
+        if lost:
+            found, tally.without_feature = lost(planned)
+            tally.planned[Origin.RECONCILED] += len(found)
+            for item in found:
+                items.add(item._asdict() | {"origin": Origin.RECONCILED})
+    return tally
 
 
 @contextmanager

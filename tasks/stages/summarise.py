@@ -37,25 +37,42 @@ def run(plan: Plan, settings: Settings, ledger: Ledger) -> dict[str, Any]:
         "planned": plan.planned,
         "started_at": plan.created_at.isoformat(),
         "notices": list(plan.notices),
+        "without_feature": dict(plan.without_feature) or None,
     }
     if plan.request.dry_run:
         report |= {
             "counts": {"current": plan.current, "to_do": plan.planned - plan.current},
+            "origins": {
+                origin: {
+                    "planned": counts["planned"],
+                    "counts": {"current": counts["current"], "to_do": counts["planned"] - counts["current"]},
+                }
+                for origin, counts in plan.origins.items()
+            },
             "expected": dict(plan.preview),
         }
         _write(report, plan.request, settings, [])
         return report
 
-    counts = Counter({Status.CURRENT: plan.current} if plan.current else {})
+    counts = Counter({Status.CURRENT: plan.current})
+    by_origin = {
+        origin: Counter({Status.CURRENT: planned["current"]}) for origin, planned in plan.origins.items()
+    }
     failures: list[dict[str, Any]] = []
     others: list[dict[str, Any]] = []
-    for outcome in _outcomes(plan):
+    for outcome, origin in _outcomes(plan):
         counts[outcome.status] += 1
+        if origin in by_origin:
+            by_origin[origin][outcome.status] += 1
         into = failures if outcome.status in FAILURES else others
         if outcome.status is not Status.INDEXED and len(into) < _FIRST_FAILURES:
             into.append(_named(outcome))
     report |= {
-        "counts": {status.value: counts[status] for status in Status if counts[status]},
+        "counts": _by_status(counts),
+        "origins": {
+            origin: {"planned": counted.total(), "counts": _by_status(counted)}
+            for origin, counted in by_origin.items()
+        },
         "failures": (failures + others)[:_FIRST_FAILURES],
         **_measured(plan),
     }
@@ -63,7 +80,7 @@ def run(plan: Plan, settings: Settings, ledger: Ledger) -> dict[str, Any]:
     # Before the ledger, which may not answer: the report is what a person looks for.
     _write(report, plan.request, settings, reasons)
     resolved = (row["item_id"] for row in packs.rows(plan.resolved)) if plan.request.retry else ()
-    ledger.record(plan, _outcomes(plan), resolved, failed=bool(reasons))
+    ledger.record(plan, (outcome for outcome, _ in _outcomes(plan)), resolved, failed=bool(reasons))
     if reasons:
         raise _failed(reasons, plan.request, settings)
     return report
@@ -86,8 +103,7 @@ def run_without_plan(dag: str, run: str, settings: Settings, ledger: Ledger) -> 
 
 
 def _begin(request: Request) -> dict[str, Any]:
-    of_times = not request.category_ids and request.retry is None
-    interval = request.interval or ((request.start, request.end) if of_times else None)
+    interval = request.interval or ((request.start, request.end) if request.of_times else None)
     return {
         "dag": request.dag,
         "run": request.run,
@@ -119,8 +135,12 @@ def _failed(reasons: list[str], request: Request, settings: Settings) -> RunFail
     return RunFailedError(f"The run failed: {'; '.join(reasons)}. Report: {reports.path(request, settings)}")
 
 
-def _outcomes(plan: Plan) -> Iterator[ItemOutcome]:
-    """What became of every item to do; unfinished where its chunk did not get to its end."""
+def _by_status(counts: Counter[Status]) -> dict[str, int]:
+    return {status.value: counts[status] for status in Status if counts[status]}
+
+
+def _outcomes(plan: Plan) -> Iterator[tuple[ItemOutcome, str | None]]:
+    """What became of every item to do, and its origin; unfinished where its chunk did not get to its end."""
     for chunk in plan.chunks:
         items = packs.slice_of(plan.items, chunk.start, chunk.stop)
         ends: Iterator[tuple[Status, str | None]]
@@ -130,13 +150,14 @@ def _outcomes(plan: Plan) -> Iterator[ItemOutcome]:
         else:
             ends = itertools.repeat((Status.UNFINISHED, _how_far(chunk)), len(items))
         for item, (status, reason) in zip(items, ends, strict=True):
-            yield ItemOutcome(
+            outcome = ItemOutcome(
                 item_id=item["item_id"],
                 category_id=item["category_id"],
                 img_url=item["img_url"],
                 status=status,
                 reason=reason,
             )
+            yield outcome, item["origin"]
 
 
 def _how_far(chunk: Chunk) -> str:

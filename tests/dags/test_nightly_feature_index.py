@@ -100,6 +100,20 @@ def test_backfills_and_triggered_runs_do_not_count(nights):
     assert nights.request(TEN).start == _october(6) - DAY
 
 
+def test_a_night_brings_lost_features_back_unless_it_is_given_an_interval(nights):
+    assert nights.request(TEN).reconcile
+    assert not nights.request(TEN, "manual").reconcile
+    assert not nights.request(TEN, "backfill").reconcile
+    by_hand = SimpleNamespace(
+        dag_id=NIGHTLY,
+        run_id="manual__1",
+        run_type="manual",
+        data_interval_start=None,
+        data_interval_end=None,
+    )
+    assert nights.request_of({"dag_run": by_hand, "ti": nights}).reconcile
+
+
 @pytest.mark.parametrize("run_type", ["manual", "backfill"])
 def test_a_run_that_is_not_the_schedule_s_takes_its_interval_alone(nights, run_type):
     nights.ran(5)

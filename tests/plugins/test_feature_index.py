@@ -285,6 +285,50 @@ def links(site: Site, path: str) -> set[str]:
     return read.hrefs
 
 
+def test_the_gap_is_explained_and_origins_are_told_apart(site: Site) -> None:
+    """Items 4 and 5 have no feature; the last night found that one of them has left the catalogue."""
+    without = {
+        "documents": 4,
+        "planned": 0,
+        "on_record": 0,
+        "left_catalogue": 1,
+        "reconciled": 3,
+        "next_nights": 0,
+    }
+    origins = {
+        "changed": {"planned": 4, "counts": {"current": 3, "indexed": 1}},
+        "caught_up": {"planned": 2, "counts": {"current": 1, "gone": 1}},
+        "reconciled": {"planned": 4, "counts": {"indexed": 2, "gone": 2}},
+    }
+    run = "scheduled__2026-10-03T15:00:00+00:00"
+    write_report(site.settings, NIGHTLY, run, without_feature=without, origins=origins)
+
+    def explained() -> list[str]:
+        text = " ".join(site.ask("GET", "/").text.split())
+        listed = text.partition("Of the 2 without one:")[2].partition("</ul>")[0]
+        return re.findall(r"<li>(\d+) (have|belong|are)", listed)
+
+    assert explained() == [("1", "belong"), ("1", "are")]
+    failed = Plan(Path("plan-1"), Request(NIGHTLY, "r"), "v", planned=2, current=0, created_at=NOON)
+    ledger = Ledger(None, site.settings)
+    # The second has no document, which the page is about.
+    gone = [ItemOutcome(i, "00000020", "http://img/1.jpg", Status.GONE, None) for i in ("4", "no document")]
+    ledger.record(failed, gone, now=NOON)
+    try:
+        assert explained() == [("1", "have"), ("1", "belong")]
+    finally:
+        (site.settings.data_dir / "ledger.db").unlink()
+
+    shown = " ".join(site.ask("GET", f"/runs/{NIGHTLY}/{quote(run)}").text.split())
+    for origin, results in {
+        "changed": "current 3, indexed 1",
+        "caught_up": "current 1, gone 1",
+        "reconciled": "indexed 2, gone 2",
+    }.items():
+        assert re.search(rf'<th scope="row">{origin}</th><td class="number">\d</td><td>{results}</td>', shown)
+    assert "4 documents had no current feature when the run was planned" in shown
+
+
 def test_reports_of_runs_that_only_looked_or_were_never_planned_are_shown(site: Site) -> None:
     look = Request(BACKFILL, "look", category_ids=("00000020",), dry_run=True)
     plan = Plan(

@@ -235,6 +235,16 @@ def test_last_night_is_what_it_takes_by_itself(sqlite_shop, image_server, run_he
     code, _, report = run_here(sqlite_shop)
     assert code == 0
     assert set(statuses(sqlite_shop, report)) == {"last night", "first of it"}
+    assert report["without_feature"] is None
+
+    code, printed, report = run_here(sqlite_shop, "--reconcile")
+    assert code == 0
+    assert {origin: of_it["counts"] for origin, of_it in report["origins"].items()} == {
+        "changed": {"current": 2},
+        "reconciled": {"indexed": 2},
+    }
+    assert "changed 2, reconciled 2\n" in printed.out
+    assert set(sqlite_shop.versions().values()) == {report["feature_version"]}
 
 
 def test_a_preview(sqlite_shop, image_server, run_here):

@@ -36,6 +36,7 @@ VALUES: dict[str, tuple[str, str, Any]] = {
     "FEATURES_MODEL_DIR": ("model_dir", "/opt/model", Path("/opt/model")),
     "FEATURES_MODEL_DIGEST": ("model_digest", "0f" * 32, "0f" * 32),
     "FEATURES_PRECISION": ("precision", "float32", "float32"),
+    "FEATURES_RECONCILE_ITEMS": ("reconcile_items", "0", 0),
     "FEATURES_CHUNK_SIZE": ("chunk_size", "20000", 20_000),
     "FEATURES_DOWNLOADS": ("downloads", "7", 7),
     "FEATURES_DOWNLOADS_PER_HOST": ("downloads_per_host", "3", 3),

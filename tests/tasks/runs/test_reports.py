@@ -3,6 +3,7 @@
 import json
 import os
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 
@@ -194,3 +195,47 @@ def test_failures_are_grouped_by_status_host_and_reason():
         ("gone", "b", "404", ["1"]),
     ]
     assert reports.grouped_failures({}) == []
+
+
+# Documents without a feature --------------------------------------------------------------------
+
+
+def night(left: int | None) -> dict[str, Any]:
+    return {"without_feature": None if left is None else {"documents": 9, "left_catalogue": left}}
+
+
+@pytest.mark.parametrize(
+    ("documents", "on_record", "nights", "parts"),
+    [
+        (0, 0, [], (0, 0, 0)),
+        (7, 0, [], (0, 0, 7)),
+        (7, 3, [night(2)], (3, 2, 2)),
+        (7, 3, [night(None), night(2), night(5)], (3, 2, 2)),
+        (7, 3, [{}, night(4)], (3, 4, 0)),
+        # Less is left than there was.
+        (3, 3, [night(4)], (3, 0, 0)),
+        (3, 5, [night(4)], (3, 0, 0)),
+        (5, 3, [night(4)], (3, 2, 0)),
+        (7, None, [night(2)], (None, 2, 5)),
+    ],
+)
+def test_the_gap_is_explained_to_the_last_document(
+    documents: int, on_record: int | None, nights: list[dict[str, Any]], parts: tuple[int | None, int, int]
+) -> None:
+    gap = reports.gap(documents, on_record, nights)
+    assert (gap.on_record, gap.left_catalogue, gap.to_come) == parts
+    assert (gap.on_record or 0) + gap.left_catalogue + gap.to_come == gap.documents == documents
+
+
+def test_a_terminal_shows_why_items_were_taken() -> None:
+    report = {
+        "planned": 3,
+        "counts": {"indexed": 3},
+        "origins": {"changed": {"planned": 1}, "reconciled": {"planned": 2}},
+        "without_feature": {"documents": 5, "planned": 1, "on_record": 2, "reconciled": 2},
+    }
+    lines = reports.described(report).splitlines()
+    assert lines[2:] == [
+        "changed 1, reconciled 2",
+        "documents without a feature: 5 (planned 1, on_record 2, reconciled 2)",
+    ]

@@ -24,7 +24,7 @@ NOON = datetime(2026, 10, 1, 12, tzinfo=UTC)
 VERSION = "inception_v3-0123456789ab-pad299"
 
 
-def make_plan(folder, chunks, *, current=0, request=None, **fields):
+def make_plan(folder, chunks, *, current=0, request=None, origins_of_items=(), **fields):
     """A plan on disk whose chunk i ends with chunks[i]: a list of statuses, or how far it came.
 
     (number of items, "nothing" | "download" | "extract") is a chunk that did not finish.
@@ -44,7 +44,8 @@ def make_plan(folder, chunks, *, current=0, request=None, **fields):
     )
     with packs.writing(plan.items, packs.ITEMS) as pack:
         for number in range(bounds[-1]):
-            pack.add({"item_id": f"i{number}", "img_url": f"u{number}", "category_id": "00000010"})
+            row = {"item_id": f"i{number}", "img_url": f"u{number}", "category_id": "00000010"}
+            pack.add(row | {"origin": origins_of_items[number] if origins_of_items else None})
     plan.save()
     for chunk, ended in zip(plan.chunks, chunks, strict=True):
         statuses, reached = (ended, "index") if isinstance(ended, list) else ([], ended[1])
@@ -221,6 +222,51 @@ def test_the_report_tells_the_scheduled_interval_and_what_was_read(tmp_path):
     report, _ = run(make_plan(tmp_path, [], request=request), settings_of(tmp_path), tmp_path)
     assert report["interval"]["start"] == "2026-09-30T12:00:00+00:00"
     assert report["start"] == "2026-09-28T12:00:00+00:00"
+
+
+def test_changed_caught_up_and_reconciled_are_told_apart(tmp_path):
+    """Each origin's counts add up to what it planned, and all of them to the run's."""
+    done = [[Status.INDEXED, Status.GONE, Status.INDEXED], [Status.INDEXED, Status.WAITING_FOR_DOCUMENT]]
+    without = {
+        "documents": 9,
+        "planned": 1,
+        "on_record": 4,
+        "left_catalogue": 2,
+        "reconciled": 2,
+        "next_nights": 0,
+    }
+    plan = make_plan(
+        tmp_path,
+        [*done, (1, "download")],
+        current=5,
+        origins_of_items=["changed", "caught_up", "changed", "reconciled", "reconciled", "changed"],
+        origins={
+            "changed": {"planned": 6, "current": 3},
+            "caught_up": {"planned": 3, "current": 2},
+            "reconciled": {"planned": 2, "current": 0},
+        },
+        without_feature=without,
+    )
+    report, _ = run(plan, settings_of(tmp_path), tmp_path)
+    assert report["origins"] == {
+        "changed": {"planned": 6, "counts": {"current": 3, "indexed": 2, "unfinished": 1}},
+        "caught_up": {"planned": 3, "counts": {"current": 2, "gone": 1}},
+        "reconciled": {"planned": 2, "counts": {"indexed": 1, "waiting_for_document": 1}},
+    }
+    assert report["planned"] == 11 == sum(of_it["planned"] for of_it in report["origins"].values())
+    assert report["without_feature"] == without
+
+
+def test_a_preview_tells_the_origins_too(tmp_path):
+    request = Request("nightly", "r", NOON - timedelta(days=1), NOON, dry_run=True)
+    origins = {"changed": {"planned": 3, "current": 2}, "reconciled": {"planned": 1, "current": 0}}
+    report, _ = run(
+        make_plan(tmp_path, [], request=request, origins=origins), settings_of(tmp_path), tmp_path
+    )
+    assert report["origins"] == {
+        "changed": {"planned": 3, "counts": {"current": 2, "to_do": 1}},
+        "reconciled": {"planned": 1, "counts": {"current": 0, "to_do": 1}},
+    }
 
 
 def test_a_category_s_report(tmp_path):
