@@ -52,6 +52,15 @@ class Catalogue:
         """
         return self._items("changed", start=self._database.time(start), end=self._database.time(end))
 
+    def changed_ids(self, start: datetime, end: datetime) -> Iterator[str]:
+        """The ids of these items; errors as for `changed`, which alone looks for items that come twice."""
+        bounds = {"start": self._database.time(start), "end": self._database.time(end)}
+        with self._database.transaction() as transaction:
+            rows = transaction.run("changed", bounds, at_once=_ROWS_AT_ONCE, within="item_ids")
+            (read_id,) = _readers(rows, ["item_id"])
+            for item_id in rows.scalars():
+                yield str(read_id(item_id))
+
     def of_categories(self, category_ids: Sequence[str], start: datetime, end: datetime) -> Iterator[Item]:
         """Items of these categories registered in [start, end); order and errors as for `changed`."""
         return self._items(

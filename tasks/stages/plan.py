@@ -267,7 +267,7 @@ def _origins(request: Request, catalogue: Catalogue, clock: Clock) -> Origins:
         return lambda items: [Origin.CHANGED if request.of_times else None] * len(items)
     of_interval = IdSet()
     with clock.measured("reading the catalogue"):
-        of_interval.add(item.item_id for item in catalogue.changed(*request.interval))
+        of_interval.add(catalogue.changed_ids(*request.interval))
 
     def origins(items: Sequence[Item]) -> list[Origin]:
         known = of_interval.has([item.item_id for item in items])

@@ -85,6 +85,7 @@ def test_the_later_of_change_and_registration_counts(catalogue):
     catalogue.add_all(rows)
     reader = Catalogue(catalogue.connection)
     assert ids(reader.changed(NOON, end)) == expected
+    assert sorted(reader.changed_ids(NOON, end)) == sorted(expected)
     # Published on a schedule, after it was changed.
     assert "within, changed long before" in expected
     # A category's range is about registration alone.

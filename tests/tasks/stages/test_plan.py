@@ -78,6 +78,7 @@ def test_what_is_current_is_left_out(shop, version):
         "item_name": "blue shirt",
         "category_id": "00000010",
         "img_url": url_of("007"),
+        "origin": "changed",
     }
 
 
