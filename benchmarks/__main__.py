@@ -19,6 +19,7 @@ from benchmarks import (
     pipeline,
     planning,
     precision,
+    reconciling,
     retrieval,
 )
 from benchmarks.figures import Figure, table
@@ -48,6 +49,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "download": lambda arguments: download.measure(arguments.photos, arguments.rounds),
     "indexing": lambda arguments: indexing.measure(arguments.photos, arguments.rounds),
     "planning": lambda arguments: planning.measure(arguments.photos, arguments.rounds),
+    "reconciling": lambda arguments: reconciling.measure(arguments.photos, arguments.rounds),
     "api": lambda arguments: api.measure(arguments.photos),
     "airflow_cost": lambda arguments: airflow_cost.measure(arguments.photos, arguments.rounds),
     "memory": lambda arguments: memory.measure(arguments.photos),

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -55,7 +56,8 @@ def _peaks(shop: VolumeShop, items: int) -> dict[str, int]:
     plan = f"items-{items}"
     for stage in STAGES:
         print(f"{items} items, {stage} ...", end=" ", file=sys.stderr, flush=True)
-        peaks[stage], said = _peak(shop.folder / "said", stage, plan)
+        command = [sys.executable, "-m", "benchmarks.one_stage", stage, plan]
+        peaks[stage], said = peak_of(command, shop.folder / "said")
         print(f"{peaks[stage] / 1e6:.0f} MB", file=sys.stderr, flush=True)
         if stage == "plan":
             plan = said
@@ -65,12 +67,14 @@ def _peaks(shop: VolumeShop, items: int) -> dict[str, int]:
     return peaks
 
 
-def _peak(output: Path, stage: str, plan: str) -> tuple[int, str]:
-    """The peak of the largest process, and what the stage printed."""
+def peak_of(command: Sequence[str], output: Path) -> tuple[int, str]:
+    """The peak in bytes of the largest process of a program, and what it printed.
+
+    Raises:
+        RunFailedError: it failed.
+    """
     with output.open("w") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.one_stage", stage, plan], stdout=file, cwd=REPOSITORY
-        )
+        process = subprocess.Popen(command, stdout=file, cwd=REPOSITORY)
         peak = 0
         while True:
             with suppress(psutil.Error):
@@ -82,7 +86,7 @@ def _peak(output: Path, stage: str, plan: str) -> tuple[int, str]:
             except subprocess.TimeoutExpired:
                 pass
     if code != 0:
-        raise RunFailedError(f"The stage {stage} failed; what it wrote stands above.")
+        raise RunFailedError(f"{' '.join(command[1:])} failed; what it wrote stands above.")
     return peak, output.read_text().strip()
 
 

@@ -77,8 +77,8 @@ def find_lost(
     """
     lost: list[Item] = []
     found = WithoutFeature()
-    not_looked_at = index.count_without_feature(version)
-    for item_ids in index.ids_without_feature(version) if not_looked_at else ():
+    not_looked_at, pages = index.without_feature(version)
+    for item_ids in pages:
         not_looked_at -= len(item_ids)
         others = [id_ for id_, known in zip(item_ids, planned.has(item_ids), strict=True) if not known]
         found.planned += len(item_ids) - len(others)
