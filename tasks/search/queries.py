@@ -256,7 +256,9 @@ class ItemQueries(IndexClient):
             )
 
     def _pages(self, scope: Scope, source: Any) -> Iterator[list[dict[str, Any]]]:
-        return self.pages(self._within(scope), PAGE, source=source, docvalue_fields=PACKED)
+        with self.errors_explained():
+            query = self._within(scope)
+        return self.pages(query, PAGE, source=source, docvalue_fields=PACKED)
 
     @property
     def _shown(self) -> list[str]:

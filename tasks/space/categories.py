@@ -77,7 +77,8 @@ Ranked = list[tuple[str, float]]
 def ranked(probabilities: Floats, categories: Sequence[str]) -> Ranked:
     """The categories by a picture's probabilities [categories]."""
     order = np.argsort(-probabilities, kind="stable")
-    return [(categories[number], float(probabilities[number])) for number in order]
+    # What is 0.7 in single precision is a little less in double.
+    return [(categories[number], round(float(probabilities[number]), 6)) for number in order]
 
 
 def within(found: Ranked) -> list[str]:

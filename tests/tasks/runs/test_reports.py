@@ -200,7 +200,7 @@ def test_failures_are_grouped_by_status_host_and_reason():
 # Documents without a feature --------------------------------------------------------------------
 
 
-def night(left: int | None) -> dict[str, Any]:
+def lacking(left: int | None) -> dict[str, Any]:
     return {"without_feature": None if left is None else {"documents": 9, "left_catalogue": left}}
 
 
@@ -209,14 +209,14 @@ def night(left: int | None) -> dict[str, Any]:
     [
         (0, 0, [], (0, 0, 0)),
         (7, 0, [], (0, 0, 7)),
-        (7, 3, [night(2)], (3, 2, 2)),
-        (7, 3, [night(None), night(2), night(5)], (3, 2, 2)),
-        (7, 3, [{}, night(4)], (3, 4, 0)),
+        (7, 3, [lacking(2)], (3, 2, 2)),
+        (7, 3, [lacking(None), lacking(2), lacking(5)], (3, 2, 2)),
+        (7, 3, [{}, lacking(4)], (3, 4, 0)),
         # Less is left than there was.
-        (3, 3, [night(4)], (3, 0, 0)),
-        (3, 5, [night(4)], (3, 0, 0)),
-        (5, 3, [night(4)], (3, 2, 0)),
-        (7, None, [night(2)], (None, 2, 5)),
+        (3, 3, [lacking(4)], (3, 0, 0)),
+        (3, 5, [lacking(4)], (3, 0, 0)),
+        (5, 3, [lacking(4)], (3, 2, 0)),
+        (7, None, [lacking(2)], (None, 2, 5)),
     ],
 )
 def test_the_gap_is_explained_to_the_last_document(
