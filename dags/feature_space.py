@@ -23,11 +23,11 @@ from typing import Any
 
 from airflow.sdk import DAG, task
 
-from dags.feature_stages import DEFAULT_ARGS, TAGS, progress, services
+from dags.feature_stages import DEFAULT_ARGS, IO, SEARCHING, TAGS, progress, services
 from tasks.settings import Settings
 
 
-@task(queue="io", pool="elasticsearch", execution_timeout=timedelta(hours=6))
+@task(queue=IO, pool=SEARCHING, execution_timeout=timedelta(hours=6))
 def snapshot() -> int:
     """Read all features of the current version from the index."""
     from tasks.search.document_fields import DocumentFields
@@ -39,7 +39,7 @@ def snapshot() -> int:
     return stage.take_snapshot(index, settings, progress())
 
 
-@task(queue="io", pool="elasticsearch", execution_timeout=timedelta(hours=6))
+@task(queue=IO, pool=SEARCHING, execution_timeout=timedelta(hours=6))
 def fit() -> dict[str, Any]:
     """Learn a space, evaluate it, and publish it."""
     from tasks.space import fit as stage

@@ -38,7 +38,15 @@ if TYPE_CHECKING:
 
 TAGS = ["picture-features"]
 
-DOWNLOADS: int = json.loads(Path(__file__).with_name("pools.json").read_text())["image_download"]["slots"]
+# An Airflow that has other DAGs, too, may have queues and pools of its own with plainer names.
+IO, GPU = "picture_features_io", "picture_features_gpu"
+"""Queues."""
+DOWNLOADING = "picture_features_image_download"
+COMPUTING = "picture_features_gpu"
+SEARCHING = "picture_features_elasticsearch"
+"""Pools, as pools.json has them."""
+
+DOWNLOADS: int = json.loads(Path(__file__).with_name("pools.json").read_text())[DOWNLOADING]["slots"]
 """Chunks that download at once, on all workers: they share what one host may get."""
 
 CATEGORY_ID = {"type": "string", "pattern": f"^(?:{Settings.load().category_pattern})?$"}
@@ -88,7 +96,7 @@ def feature_stages(make_request: MakeRequest, on_failure: Callable[[Context], No
             knows the reasons.
     """
 
-    @task(queue="io", pool="elasticsearch", execution_timeout=timedelta(hours=2))
+    @task(queue=IO, pool=SEARCHING, execution_timeout=timedelta(hours=2))
     def plan() -> list[dict[str, Any]]:
         """Read the catalogue, leave out what is current, and split the rest into chunks."""
         from tasks.stages import plan as stage
@@ -101,8 +109,8 @@ def feature_stages(make_request: MakeRequest, on_failure: Callable[[Context], No
         return [{"plan": folder, "number": c.number, "label": c.label} for c in planned.chunks]
 
     @task(
-        queue="io",
-        pool="image_download",
+        queue=IO,
+        pool=DOWNLOADING,
         execution_timeout=timedelta(hours=6),
         map_index_template=_LABEL,
     )
@@ -112,14 +120,14 @@ def feature_stages(make_request: MakeRequest, on_failure: Callable[[Context], No
 
         return stage.run(_chunk(chunk), Settings.load().shared_by(DOWNLOADS), progress())
 
-    @task(queue="gpu", pool="gpu", execution_timeout=timedelta(hours=6), map_index_template=_LABEL)
+    @task(queue=GPU, pool=COMPUTING, execution_timeout=timedelta(hours=6), map_index_template=_LABEL)
     def extract(chunk: dict[str, Any]) -> dict[str, Any]:
         """Compute the features of the chunk's pictures."""
         from tasks.stages import extract as stage
 
         return stage.run(_chunk(chunk), Settings.load(), progress())
 
-    @task(queue="io", pool="elasticsearch", execution_timeout=timedelta(hours=2), map_index_template=_LABEL)
+    @task(queue=IO, pool=SEARCHING, execution_timeout=timedelta(hours=2), map_index_template=_LABEL)
     def index(chunk: dict[str, Any]) -> dict[str, Any]:
         """Write the features into their documents."""
         from tasks.stages import index as stage
@@ -128,8 +136,8 @@ def feature_stages(make_request: MakeRequest, on_failure: Callable[[Context], No
 
     # Runs whatever happened: a run that died half-way needs its report most of all.
     @task(
-        queue="io",
-        pool="elasticsearch",
+        queue=IO,
+        pool=SEARCHING,
         execution_timeout=timedelta(hours=1),
         trigger_rule=TriggerRule.ALL_DONE,
         outlets=[_WRITTEN],

@@ -16,7 +16,7 @@ from tasks.shop.connections import SEARCH, Connection
 AIRFLOW_PORT = 8080
 
 RETRY = "retry_failed_images"
-HOUSEKEEPING = "housekeeping"
+HOUSEKEEPING = "picture_features_housekeeping"
 
 
 def main() -> int:

@@ -30,6 +30,7 @@ DOCKERFILE = re.sub(r"\\\n\s*", "", (REPOSITORY / "Dockerfile").read_text()).spl
 INIT_SCRIPT = (REPOSITORY / "docker" / "init.sh").read_text().replace("\\\n", "")
 INIT_SQL = REPOSITORY / "docker" / "postgres" / "init.sql"
 
+QUEUES = ("picture_features_io", "picture_features_gpu")
 POOLS = json.loads((REPOSITORY / "dags" / "pools.json").read_text())
 
 LISTENS = {"postgres": 5432, "redis": 6379, "elasticsearch": 9200, "api-server": 8080}
@@ -361,7 +362,10 @@ def test_each_queue_of_the_dags_has_one_worker(profile: str, airflow_says: dict[
     assert airflow_says["import_errors"] == {}
     workers = [s for s in WORKERS.values() if profile in s.get("profiles", [profile])]
     served = sorted(option(worker["command"], "--queues") for worker in workers)
-    assert served == sorted({queue for queue, _ in airflow_says["tasks"]}) == ["gpu", "io"]
+    assert served == sorted({queue for queue, _ in airflow_says["tasks"]}) == [
+        "picture_features_gpu",
+        "picture_features_io",
+    ]
 
 
 def test_the_two_workers_for_features_never_both_run() -> None:
@@ -394,11 +398,11 @@ def test_the_device_has_one_inference_process_behind_the_api() -> None:
 
 def test_workers_have_a_process_for_each_slot_of_their_pools(airflow_says: dict[str, Any]) -> None:
     slots = {name: pool["slots"] for name, pool in POOLS.items()}
-    pools = {queue: {pool for q, pool in airflow_says["tasks"] if q == queue} for queue in ("io", "gpu")}
+    pools = {queue: {pool for q, pool in airflow_says["tasks"] if q == queue} for queue in QUEUES}
     for worker in WORKERS.values():
         queue, processes = (option(worker["command"], name) for name in ("--queues", "--concurrency"))
         wanted = sum(slots[pool] for pool in pools[queue])
-        assert int(processes) == wanted * (2 if queue == "io" else 1)
+        assert int(processes) == wanted * (2 if queue == "picture_features_io" else 1)
     assert ["airflow", "pools", "import", "dags/pools.json"] in list(shell_commands(INIT_SCRIPT))
 
 

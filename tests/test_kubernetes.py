@@ -32,14 +32,16 @@ def test_settings_are_ours(monkeypatch) -> None:
 
 
 def test_workers_serve_the_dags_queues_with_room_for_their_pools() -> None:
-    assert {workers["queue"] for workers in WORKERS.values()} == {"io", "gpu"}
+    assert {workers["queue"] for workers in WORKERS.values()} == {"picture_features_io", "picture_features_gpu"}
     assert not VALUES["workers"]["celery"]["enableDefault"]
     room = {
         name: workers["replicas"] * int(environment(workers["env"])["AIRFLOW__CELERY__WORKER_CONCURRENCY"])
         for name, workers in WORKERS.items()
     }
-    assert room["gpu"] == POOLS["gpu"]["slots"]
-    assert room["io"] == 2 * (POOLS["image_download"]["slots"] + POOLS["elasticsearch"]["slots"])
+    assert room["gpu"] == POOLS["picture_features_gpu"]["slots"]
+    assert room["io"] == 2 * (
+        POOLS["picture_features_image_download"]["slots"] + POOLS["picture_features_elasticsearch"]["slots"]
+    )
 
 
 def test_it_is_the_image_and_the_airflow_of_docker_compose() -> None:

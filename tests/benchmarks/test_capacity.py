@@ -30,7 +30,7 @@ def template(tmp_path, monkeypatch):
         ("{{ (1000000 / value('speed', 'pictures a second')) | duration }}", "22 h 13 min"),
         ("{{ source('speed') }}", "`speed`, 2026-11-01, 1 core"),
         ("{{ default('chunk_size') }}", "2500"),
-        ("{{ slots('image_download') }}", "2"),
+        ("{{ slots('picture_features_image_download') }}", "2"),
         ("{{ 0.2345 | figures }}, {{ 230.4 | figures(3) }}, {{ 2712 | figures }}", "0.23, 230, 2,700"),
     ],
 )

@@ -16,10 +16,10 @@ DAGS = REPOSITORY / "dags"
 
 FEATURE_DAGS = {"nightly_feature_index", "category_backfill", "retry_failed_images"}
 """Those with the stages from plan to summarise."""
-DAG_IDS = FEATURE_DAGS | {"housekeeping", "feature_space"}
+DAG_IDS = FEATURE_DAGS | {"picture_features_housekeeping", "feature_space"}
 """A DAG that is not named here is not tested either: add it, and its tests."""
 
-QUEUES = {"io", "gpu"}
+QUEUES = {"picture_features_io", "picture_features_gpu"}
 HEAVY = {"tensorflow", "tensorflow_hub", "keras", "pandas", "elasticsearch", "pyarrow"}
 
 

@@ -31,7 +31,7 @@ from airflow.sdk import Param, dag, task, task_group
 
 @dag(schedule=None, params={"fail": False, "sleep": 0, "numbers": Param([1, 2], type="array")})
 def probe():
-    @task(pool="image_download")
+    @task(pool="picture_features_image_download")
     def plan(params=None, data_interval_start=None, data_interval_end=None):
         interval = [str(data_interval_start), str(data_interval_end)]
         Path(os.environ["PROBE_FILE"]).write_text(json.dumps({"interval": interval, "pid": os.getpid()}))
@@ -40,11 +40,11 @@ def probe():
         time.sleep(params["sleep"])
         return params["numbers"]
 
-    @task(pool="gpu")
+    @task(pool="picture_features_gpu")
     def extract(number):
         return number
 
-    @task(pool="elasticsearch")
+    @task(pool="picture_features_elasticsearch")
     def index(number):
         return number
 

@@ -378,7 +378,7 @@ def test_no_name_leads_out_of_the_data_dir(site: Site, path: str) -> None:
 
 
 def test_every_task_of_ours_leads_to_its_runs_report_whatever_its_state(site: Site) -> None:
-    for dag_id, conf in ((BACKFILL, {"category_ids": ["00000020"]}), ("housekeeping", {})):
+    for dag_id, conf in ((BACKFILL, {"category_ids": ["00000020"]}), ("picture_features_housekeeping", {})):
         run_id = site.airflow.trigger(dag_id, conf=conf)
         run = f"/api/v2/dags/{dag_id}/dagRuns/{quote(run_id, safe='')}/taskInstances"
         tasks = site.airflow._call("GET", run)["task_instances"]

@@ -26,11 +26,11 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, get_current_context, task
 
-from dags.feature_stages import DEFAULT_ARGS, TAGS
+from dags.feature_stages import DEFAULT_ARGS, IO, SEARCHING, TAGS
 from tasks.settings import Settings
 
 
-@task(queue="io", pool="elasticsearch", execution_timeout=timedelta(hours=1))
+@task(queue=IO, pool=SEARCHING, execution_timeout=timedelta(hours=1))
 def remove_expired() -> dict[str, int]:
     """Remove what has expired and belongs to no run that is queued or running."""
     from tasks import housekeeping
@@ -45,7 +45,7 @@ def remove_expired() -> dict[str, int]:
 
 
 with DAG(
-    dag_id="housekeeping",
+    dag_id="picture_features_housekeeping",
     description="Removes the files of old runs",
     doc_md=__doc__,
     # Away from the full hour and from half past, when the other DAGs begin.
