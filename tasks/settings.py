@@ -83,7 +83,7 @@ class Settings(BaseSettings):
     """Pictures one chunk downloads at once."""
     downloads_per_host: int = Field(default=16, ge=1)
     """Pictures a run downloads at once from one host. A chunk may have a share of it: this divided by the
-    slots of the pool picture_features_image_download, which are the chunks that download at once on all machines."""
+    slots of the pool picture_features_image_download, the chunks that download at once on all machines."""
     requests_per_second_per_host: float = Field(default=500.0, gt=0)
     """Requests a run starts in a second at one host; a chunk's share is as above."""
     download_attempts: int = Field(default=3, ge=1)

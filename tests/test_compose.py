@@ -362,10 +362,14 @@ def test_each_queue_of_the_dags_has_one_worker(profile: str, airflow_says: dict[
     assert airflow_says["import_errors"] == {}
     workers = [s for s in WORKERS.values() if profile in s.get("profiles", [profile])]
     served = sorted(option(worker["command"], "--queues") for worker in workers)
-    assert served == sorted({queue for queue, _ in airflow_says["tasks"]}) == [
-        "picture_features_gpu",
-        "picture_features_io",
-    ]
+    assert (
+        served
+        == sorted({queue for queue, _ in airflow_says["tasks"]})
+        == [
+            "picture_features_gpu",
+            "picture_features_io",
+        ]
+    )
 
 
 def test_the_two_workers_for_features_never_both_run() -> None:

@@ -32,7 +32,10 @@ def test_settings_are_ours(monkeypatch) -> None:
 
 
 def test_workers_serve_the_dags_queues_with_room_for_their_pools() -> None:
-    assert {workers["queue"] for workers in WORKERS.values()} == {"picture_features_io", "picture_features_gpu"}
+    assert {workers["queue"] for workers in WORKERS.values()} == {
+        "picture_features_io",
+        "picture_features_gpu",
+    }
     assert not VALUES["workers"]["celery"]["enableDefault"]
     room = {
         name: workers["replicas"] * int(environment(workers["env"])["AIRFLOW__CELERY__WORKER_CONCURRENCY"])
