@@ -34,7 +34,10 @@ def probe():
     @task(pool="picture_features_image_download")
     def plan(params=None, data_interval_start=None, data_interval_end=None):
         interval = [str(data_interval_start), str(data_interval_end)]
-        Path(os.environ["PROBE_FILE"]).write_text(json.dumps({"interval": interval, "pid": os.getpid()}))
+        file = Path(os.environ["PROBE_FILE"])
+        part = file.with_suffix(".part")
+        part.write_text(json.dumps({"interval": interval, "pid": os.getpid()}))
+        part.replace(file)  # once it is there, it is whole
         if params["fail"]:
             raise ValueError("asked to fail")
         time.sleep(params["sleep"])
