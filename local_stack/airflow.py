@@ -115,6 +115,8 @@ _TUNING = {
     # The pools decide how much runs at once. A worker process often notices the end of its task only at its
     # next heartbeat, up to 5 s later, so there are twice as many as are busy; each takes 24 MB.
     "AIRFLOW__CORE__PARALLELISM": "12",
+    # Each look at a file takes half a second of CPU. One that has changed is looked at whatever this says.
+    "AIRFLOW__DAG_PROCESSOR__MIN_FILE_PROCESS_INTERVAL": "600",
     # How soon tasks that were killed with their scheduler run again after the next start.
     "AIRFLOW__SCHEDULER__ORPHANED_TASKS_CHECK_INTERVAL": "30",
     # While TensorFlow has every core, the default of 5 s is not enough to answer a task.

@@ -302,12 +302,17 @@ def test_clearing_plan_does_only_what_is_not_current(stack):
     # failed, and one that somebody started.
     _ledger(stack).uncover(NIGHTLY, "the last good one")
     first = night_start - timedelta(days=3)
-    for days, run_type, ended in (
-        (0, "scheduled", "success"),
-        (1, "scheduled", "failed"),
-        (2, "manual", "success"),
-    ):
-        _pretend_run(stack, run_type, first + timedelta(days=days), state=ended)
+    _pretend_runs(
+        stack,
+        [
+            (run_type, first + timedelta(days=days), ended)
+            for days, run_type, ended in (
+                (0, "scheduled", "success"),
+                (1, "scheduled", "failed"),
+                (2, "manual", "success"),
+            )
+        ],
+    )
     stack.requested.clear()
     (late,) = stack.shop.without_document
     with sqlite3.connect(stack.shop.catalog_path) as catalogue:
@@ -531,11 +536,12 @@ def _night(start, run_id):
     return Plan(Path(run_id), request, "v", planned=0, current=0, created_at=interval[1])
 
 
-def _pretend_run(stack, run_type, start, state):
-    """Put a run of the past into Airflow's database: time cannot be waited for."""
+def _pretend_runs(stack, runs):
+    """Put runs of the past into Airflow's database, of which each is its type, the start of its day and its
+    state: time cannot be waited for."""
     program = """
-import sys
-from datetime import datetime
+import json, sys
+from datetime import datetime, timedelta
 from airflow.models.dag_version import DagVersion
 from airflow.models.dagbag import DBDagBag
 from airflow.models.dagrun import DagRun
@@ -543,23 +549,25 @@ from airflow.models.taskinstance import TaskInstance
 from airflow.timetables.base import DataInterval
 from airflow.utils.session import create_session
 from airflow.utils.types import DagRunTriggeredByType, DagRunType
-dag_id, run_type, start, end, state = sys.argv[1:]
-start, end = datetime.fromisoformat(start), datetime.fromisoformat(end)
-run = DagRun(
-    dag_id=dag_id, run_id=f"{run_type}__{end.isoformat()}", logical_date=start,
-    data_interval=DataInterval(start, end), run_after=end, run_type=DagRunType(run_type), state=state,
-    triggered_by=DagRunTriggeredByType.TEST,
-)
+dag_id, runs = sys.argv[1], json.loads(sys.argv[2])
 with create_session() as session:
-    session.add(run)
-    session.flush()
     plan = DBDagBag().get_latest_version_of_dag(dag_id, session=session).get_task("plan")
     version = DagVersion.get_latest_version(dag_id, session=session)
-    session.add(TaskInstance(plan, dag_version_id=version.id, run_id=run.run_id, state=state))
+    for run_type, start, state in runs:
+        start = datetime.fromisoformat(start)
+        end = start + timedelta(days=1)
+        run = DagRun(
+            dag_id=dag_id, run_id=f"{run_type}__{end.isoformat()}", logical_date=start,
+            data_interval=DataInterval(start, end), run_after=end, run_type=DagRunType(run_type), state=state,
+            triggered_by=DagRunTriggeredByType.TEST,
+        )
+        session.add(run)
+        session.flush()
+        session.add(TaskInstance(plan, dag_version_id=version.id, run_id=run.run_id, state=state))
 """
-    end = start + timedelta(days=1)
+    told = [(run_type, start.isoformat(), state) for run_type, start, state in runs]
     subprocess.run(
-        [sys.executable, "-c", program, NIGHTLY, run_type, start.isoformat(), end.isoformat(), state],
+        [sys.executable, "-c", program, NIGHTLY, json.dumps(told)],
         env=os.environ | stack.airflow.environment,
         check=True,
         capture_output=True,

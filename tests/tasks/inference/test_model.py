@@ -108,6 +108,18 @@ def test_a_version_met_before_needs_no_tensorflow(settings: Settings) -> None:
     assert result.stdout.strip() == version
 
 
+def test_tensorflow_comes_without_keras_until_somebody_wants_it() -> None:
+    program = (
+        "import sys; from tasks.inference.model import quiet_tensorflow; tf = quiet_tensorflow(); "
+        "assert not {'keras', 'sklearn'} & sys.modules.keys(); "
+        "assert tf.keras.layers.Dense(1).units == 1"
+    )
+
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+
+    assert result.returncode == 0, result.stderr
+
+
 def test_a_torn_note_of_the_digest_is_made_anew(settings: Settings) -> None:
     digest = model.installed_digest(settings)
     (note,) = (settings.data_dir / "weight_digests").iterdir()
