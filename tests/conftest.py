@@ -20,13 +20,16 @@ import pytest
 from pycurl import SOCKET_BAD
 from xdist import is_xdist_controller
 
+from local_stack import mariadb
 from local_stack.process import interrupt_when_told_to_end
 from tasks.fetching.client import Transfer
 from tasks.shop.connections import Services
 from tests.shared_server import shared
 from tests.shop_fixtures import (
+    MARIADB_KINDS,
     CatalogueBuilder,
     SmallShop,
+    mariadb_catalogue,
     postgres_catalogue,
     search_connection,
     sqlite_catalogue,
@@ -209,6 +212,24 @@ def postgres_url() -> Iterator[str]:
         server.cleanup()
 
 
+@pytest.fixture(scope="session")
+def mariadb_socket(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[str]:
+    """Where a running MariaDB listens, which the workers share."""
+    if problem := mariadb.missing():
+        # Where nobody would notice what is skipped, it fails.
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(problem)
+    ours = tmp_path_factory.getbasetemp()
+    folder = ours if worker_id == "master" else ours.parent
+    with shared(folder / "mariadb", lambda _: mariadb.running(_memory())) as socket:
+        yield socket
+
+
+def _memory() -> Path | None:
+    """Where files are in memory, if there is room: a disk takes 40 times as long to make MariaDB's tables."""
+    memory = Path("/dev/shm")
+    return memory if memory.is_dir() and shutil.disk_usage(memory).free > 1_000_000_000 else None
+
+
 @pytest.fixture
 def new_catalogue(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..., CatalogueBuilder]:
     """Makes an empty catalogue: new_catalogue(kind), kind being one of CATALOGUE_KINDS."""
@@ -216,6 +237,9 @@ def new_catalogue(tmp_path: Path, request: pytest.FixtureRequest) -> Callable[..
     def make(kind: str, **options: Any) -> CatalogueBuilder:
         if kind == "sqlite":
             return sqlite_catalogue(tmp_path / "catalogue.db", **options)
+        if kind in MARIADB_KINDS:
+            database = f"shop_{request.getfixturevalue('worker_id')}"
+            return mariadb_catalogue(request.getfixturevalue("mariadb_socket"), database, kind, **options)
         return postgres_catalogue(request.getfixturevalue("postgres_url"), kind, **options)
 
     return make

@@ -1,5 +1,5 @@
-"""A small shop for the tests of the stages: a catalogue in SQLite or PostgreSQL, documents as the core
-server writes them, and chunks whose pictures and features a test chooses."""
+"""A small shop for the tests of the stages: a catalogue in SQLite, PostgreSQL or MariaDB, documents as the
+core server writes them, and chunks whose pictures and features a test chooses."""
 
 import fcntl
 import hashlib
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import numpy as np
 import sqlalchemy as sa
@@ -27,8 +27,10 @@ from tasks.statuses import Status
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
 
-CATALOGUE_KINDS = ("sqlite", "timestamp", "timestamptz")
-"""SQLite, and PostgreSQL with either type of time."""
+POSTGRES_KINDS = ("timestamp", "timestamptz")
+MARIADB_KINDS = ("datetime(6)", "timestamp(6)")
+CATALOGUE_KINDS = ("sqlite", *POSTGRES_KINDS, *MARIADB_KINDS)
+"""SQLite, and PostgreSQL and MariaDB with either type of time."""
 
 NOON = datetime(2026, 10, 1, 12, tzinfo=UTC)
 CATEGORY = "00000010"
@@ -43,10 +45,13 @@ class CatalogueBuilder:
         self.connection = connection
         self.engine = engine
         self.kind = kind
-        time = "text" if kind == "sqlite" else kind
+        self.time = "text" if kind == "sqlite" else f"{kind} null"
+        """The type of its times. MariaDB fills a timestamp that may not be null by itself."""
+        self.text = "varchar(191)" if kind in MARIADB_KINDS else "text"
+        """A type of texts that can have an index."""
         self.execute(
-            "create table items (item_id text primary key, item_name text, category_id text, img_url text, "
-            f"registered_at {time} not null, updated_at {time})"
+            f"create table items (item_id {self.text} primary key, item_name text, category_id {self.text}, "
+            f"img_url {self.text}, registered_at {self.time}, updated_at {self.time})"
         )
         if indexes:
             for column in ("updated_at", "registered_at", "category_id"):
@@ -123,10 +128,25 @@ def postgres_catalogue(server_url: str, kind: str, **options: Any) -> CatalogueB
     return CatalogueBuilder(connection, engine, kind, **options)
 
 
+def mariadb_catalogue(socket: str, database: str, kind: str, **options: Any) -> CatalogueBuilder:
+    """A new catalogue in MariaDB, in the place of the one that was made there before."""
+    url = sa.URL.create("mysql+pymysql", username="root", query={"unix_socket": socket, "charset": "utf8mb4"})
+    in_utc = {"init_command": "set time_zone = '+00:00'"}
+    with sa.create_engine(url, poolclass=sa.NullPool).begin() as connection:
+        connection.execute(sa.text("set global time_zone = 'SYSTEM'"))
+        connection.execute(sa.text(f"drop database if exists {database}"))
+        connection.execute(sa.text(f"create database {database}"))
+    engine = sa.create_engine(url.set(database=database), poolclass=sa.NullPool, connect_args=in_utc)
+    connection = Connection(CATALOGUE, "mysql", login="root", schema=database, extra={"unix_socket": socket})
+    return CatalogueBuilder(connection, engine, kind, **options)
+
+
 def as_uri(connection: Connection) -> str:
     """A catalogue's connection as AIRFLOW_CONN_SHOP_CATALOG holds it."""
     if connection.conn_type == "sqlite":
         return f"sqlite:///{connection.schema}"
+    if connection.conn_type == "mysql":
+        return f"mysql://{connection.login}@/{connection.schema}?{urlencode(connection.extra)}"
     host = str(connection.host).replace("/", "%2F")
     return f"postgres://{connection.login}@{host}/{connection.schema}"
 

@@ -57,7 +57,7 @@ def sql_in(document: str) -> list[str]:
 def test_the_view_that_chooses_a_picture_gives_each_item_once(kind, new_catalogue) -> None:
     _, view, *_ = sql_in("your_catalogue.md")
     shop = new_catalogue(kind, indexes=False)
-    time = "text" if kind == "sqlite" else kind
+    time = shop.time
     shop.execute("drop table items")
     shop.execute(
         f"create table product (id integer, title text, category text, created {time}, modified {time})"
@@ -91,7 +91,7 @@ def test_the_view_that_chooses_a_picture_gives_each_item_once(kind, new_catalogu
 def test_the_view_of_the_example_is_a_catalogue(kind, new_catalogue, tmp_path, monkeypatch) -> None:
     view, _, indexes, told = sql_in("your_catalogue.md")
     shop = new_catalogue(kind, indexes=False)
-    time = "text" if kind == "sqlite" else kind
+    time = shop.time
     shop.execute("drop table items")
     shop.execute("create table product (id integer primary key, title text)")
     shop.execute(
@@ -117,6 +117,6 @@ def test_the_view_of_the_example_is_a_catalogue(kind, new_catalogue, tmp_path, m
 
     assert len(catalogue.missing_indexes()) == 3
     monkeypatch.setattr(database, "STATEMENTS", shutil.copytree(database.STATEMENTS, tmp_path / "sql"))
-    for dialect in ("sqlite", "postgresql"):
+    for dialect in ("sqlite", "postgresql", "mysql"):
         (tmp_path / "sql" / "catalogue" / f"indexes_{dialect}.sql").write_text(told)
     assert catalogue.missing_indexes() == []

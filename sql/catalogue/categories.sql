@@ -6,4 +6,4 @@ from items
 where category_id in :category_ids
   and registered_at >= :start
   and registered_at < :end
-order by img_url, item_id
+order by /*! binary */ img_url, item_id

@@ -4,4 +4,4 @@
 select item_id, item_name, category_id, img_url
 from items
 where item_id in :item_ids
-order by img_url, item_id
+order by /*! binary */ img_url, item_id

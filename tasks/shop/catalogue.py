@@ -28,12 +28,17 @@ class Item(NamedTuple):
 
 
 class Catalogue:
-    """The catalogue behind the connection shop_catalog (SQLite or PostgreSQL)."""
+    """The catalogue behind the connection shop_catalog (SQLite, PostgreSQL, MariaDB or MySQL).
+
+    A database may take texts for equal that are not, such as a1 and A1: what it gives is compared again with
+    what was asked for.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._database = Database(
             connection,
             "catalogue",
+            kinds=("sqlite", "postgres", "mysql", "mariadb"),
             remedy="Edit the statement to the shop's tables, or point shop_catalog at the right database.",
             read_only=True,
         )
@@ -50,7 +55,7 @@ class Catalogue:
             ConfigurationError: the statement does not fit the catalogue, or gives an item twice.
             ServiceUnavailableError: the catalogue does not answer.
         """
-        return self._items("changed", start=self._database.time(start), end=self._database.time(end))
+        return self._items("changed", {"start": self._database.time(start), "end": self._database.time(end)})
 
     def changed_ids(self, start: datetime, end: datetime) -> Iterator[str]:
         """The ids of these items; errors as for `changed`, which alone looks for items that come twice."""
@@ -63,12 +68,9 @@ class Catalogue:
 
     def of_categories(self, category_ids: Sequence[str], start: datetime, end: datetime) -> Iterator[Item]:
         """Items of these categories registered in [start, end); order and errors as for `changed`."""
-        return self._items(
-            "categories",
-            category_ids=list(category_ids),
-            start=self._database.time(start),
-            end=self._database.time(end),
-        )
+        times = {"start": self._database.time(start), "end": self._database.time(end)}
+        asked = list(category_ids)
+        return self._items("categories", {"category_ids": asked} | times, "category_id", asked)
 
     def of_ids(self, item_ids: Sequence[str]) -> Iterator[Item]:
         """These items, without those that left the catalogue; errors as for `changed`.
@@ -76,7 +78,7 @@ class Catalogue:
         Of every 5,000 ids in turn, the items of one URL come together.
         """
         for page in batched(item_ids, _ROWS_AT_ONCE):
-            yield from self._items("ids", item_ids=page)
+            yield from self._items("ids", {"item_ids": page}, "item_id", page)
 
     def urls(self, item_ids: Sequence[str]) -> dict[str, str | None]:
         """The URL that each of these items has now; an item that left the catalogue is absent."""
@@ -90,22 +92,31 @@ class Catalogue:
         """What to create so that planning stays fast in a large catalogue; empty when all is there."""
         with self._database.transaction() as transaction:
             rows = _rows(transaction, f"indexes_{self._database.dialect}", ["definition"], {})
-            found = {_first_column(str(row.definition)) for row in rows}
+            (read,) = _readers(rows, ["definition"])
+            found = {_first_column(str(read(row.definition))) for row in rows}
         wanted = ("updated_at", "registered_at", "category_id")
         return [f"create index … on items ({column})" for column in wanted if column not in found]
 
-    def _items(self, statement: str, **parameters: Any) -> Iterator[Item]:
+    def _items(
+        self, statement: str, parameters: Mapping[str, Any], column: str = "", values: Sequence[str] = ()
+    ) -> Iterator[Item]:
+        """The rows of a statement; where a column is named, those that have one of the values there."""
         with self._database.transaction() as transaction:
             _refuse_duplicates(transaction, statement, parameters)
             rows = _rows(transaction, statement, Item._fields, parameters)
-            read_id, read_name, read_category, read_url = _readers(rows, Item._fields)
+            readers = _readers(rows, Item._fields)
+            read_id, read_name, read_category, read_url = readers
+            place = Item._fields.index(column) if column else None
+            asked = set() if place is None else set(map(readers[place], values))
             # A statement may give its columns in any order, and others besides.
             pages: Iterator[Sequence[Sequence[Any]]] = rows.columns(*Item._fields).partitions(_ROWS_AT_ONCE)
             for page in pages:
                 for item_id, name, category_id, img_url in page:
-                    yield Item(
+                    item = Item(
                         str(read_id(item_id)), read_name(name), read_category(category_id), read_url(img_url)
                     )
+                    if place is None or item[place] in asked:
+                        yield item
 
 
 def _refuse_duplicates(transaction: Transaction, statement: str, parameters: Mapping[str, Any]) -> None:
@@ -153,8 +164,11 @@ def _readers(rows: sa.CursorResult[Any], columns: Sequence[str]) -> list[Callabl
 
 
 def _text(value: Any) -> str | None:
+    if isinstance(value, bytes):  # of MariaDB's binary and varbinary
+        return value.decode()
     return None if value is None else str(value)
 
 
 def _unpadded(value: Any) -> str | None:
-    return None if value is None else str(value).rstrip(" ")
+    text = _text(value)
+    return text and text.rstrip(" ")

@@ -20,10 +20,14 @@ STATEMENTS = REPOSITORY / "sql"
 PATIENCE = 60
 """Seconds to wait for SQLite's lock while another process writes."""
 
-_BPCHAR = 1042
-"""PostgreSQL's number of the type `char(n)`."""
+_CHAR = {"postgresql": 1042, "mysql": 254}
+"""Each database's number of the type `char(n)`; SQLite's has no padding."""
 _SQLITE_UNAVAILABLE = ("SQLITE_BUSY", "SQLITE_LOCKED", "SQLITE_IOERR", "SQLITE_CANTOPEN", "SQLITE_FULL")
-
+_MYSQL_UNAVAILABLE = {
+    *(0, *range(2000, 3000)),  # the client's own
+    *(1021, 1037, 1040, 1041, 1053, 1077, *range(1158, 1162)),  # no disk, memory, place, end or network
+    *(1203, 1205, 1213, 1226, 1317, 1927, 1969, 3024),  # limits and locks; ended by others or for its time
+}
 
 T = TypeVar("T")
 
@@ -33,38 +37,52 @@ class UnfitValueError(ConfigurationError):
 
 
 class Database:
-    """A SQLite file or a PostgreSQL database, in UTC, that runs the statements of sql/<name>/.
+    """A SQLite file, or a database of PostgreSQL, MariaDB or MySQL, in UTC, that runs the statements of
+    sql/<name>/.
 
     Args:
         name: what the database is, as messages call it.
+        kinds: the types of connections that there are statements for.
         remedy: what to do when it cannot do what a statement asks, in a sentence.
         read_only: let the database itself refuse every write.
     """
 
-    def __init__(self, connection: Connection, name: str, *, remedy: str, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        name: str,
+        *,
+        kinds: Sequence[str] = ("sqlite", "postgres"),
+        remedy: str,
+        read_only: bool = False,
+    ) -> None:
         self._name = name
         self._remedy = remedy
         self._conn_id = connection.conn_id
-        self._engine: sa.Engine
-        if connection.conn_type == "sqlite":
+        self.file: Path | None = None
+        kind = {"postgresql": "postgres"}.get(connection.conn_type, connection.conn_type)
+        if kind not in kinds:
+            raise ConfigurationError(
+                f"The connection {connection.conn_id} has the type {connection.conn_type!r}; "
+                f"a {name} is {', '.join(kinds[:-1])} or {kinds[-1]}."
+            )
+        # What else a connection holds than its place may be secret.
+        if kind == "sqlite":
             # sqlite:////folder/file puts the path into the schema, sqlite://%2Ffolder%2Ffile into the host.
-            self.file: Path | None = REPOSITORY / (connection.schema or connection.host or "")
+            self.file = REPOSITORY / (connection.schema or connection.host or "")
             self._place = str(self.file)
             self._engine = _sqlite(self.file, read_only)
-        elif connection.conn_type in ("postgres", "postgresql"):
-            self.file = None
-            # For messages; what else a connection holds may be secret.
+        elif kind == "postgres":
             self._place = f"{connection.host}:{connection.port or 5432}/{connection.schema}"
             self._engine = _postgresql(connection, read_only)
         else:
-            raise ConfigurationError(
-                f"The connection {connection.conn_id} has the type {connection.conn_type!r}; "
-                f"a {name} is sqlite or postgres."
-            )
+            server = connection.extra.get("unix_socket") or f"{connection.host}:{connection.port or 3306}"
+            self._place = f"{server}/{connection.schema}"
+            self._engine = _mysql(connection, read_only)
 
     @property
     def dialect(self) -> str:
-        """Which SQL it speaks: sqlite or postgresql."""
+        """Which SQL it speaks: sqlite, postgresql or mysql."""
         return self._engine.dialect.name
 
     def time(self, time: datetime) -> datetime | str:
@@ -85,15 +103,24 @@ class Database:
         try:
             with self._engine.begin() as connection:
                 transaction = Transaction(connection, self._name)
-                yield transaction
+                with _left_unread(connection):
+                    yield transaction
         except sa.exc.StatementError as error:
             asked = transaction.last if transaction else f"The connection {self._conn_id}"
             raise self._explained(error, asked) from None
+        except TypeError as error:
+            if transaction:
+                raise
+            # As PyMySQL says that it knows no such option.
+            raise ConfigurationError(
+                f"The connection {self._conn_id} does not fit the {self._name} {self._place}: {error}."
+            ) from None
 
     def _explained(self, error: sa.exc.StatementError, asked: str) -> Exception:
         # The driver's first line says what is wrong and holds no password; SQLAlchemy's text would
         # add the statement with its parameters.
-        what = str(error.orig).strip().partition("\n")[0]
+        what = str(error.orig.args[-1] if error.orig and error.orig.args else error.orig).strip()
+        what = what.partition("\n")[0]
         if _may_pass(error):
             return ServiceUnavailableError(
                 f"The {self._name} {self._place} does not answer: {what}. "
@@ -150,9 +177,8 @@ class Transaction:
 
 def padded(rows: sa.CursorResult[Any]) -> set[str]:
     """The columns that are `char(n)`, whose values come filled up with spaces that mean nothing."""
-    # MariaDB and SQLite give them without.
-    columns = rows.cursor.description if rows.context.dialect.name == "postgresql" else []
-    return {name for name, kind, *_ in columns if kind == _BPCHAR}
+    char = _CHAR.get(rows.context.dialect.name)
+    return {name for name, kind, *_ in rows.cursor.description if kind == char} if char else set()
 
 
 def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
@@ -168,6 +194,9 @@ def _may_pass(error: sa.exc.StatementError) -> bool:
     if isinstance(error.orig, sqlite3.Error):
         return getattr(error.orig, "sqlite_errorname", "").startswith(_SQLITE_UNAVAILABLE)
     cut = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
+    number = error.orig.args[0] if error.orig and error.orig.args else None
+    if isinstance(number, int):  # MariaDB's or MySQL's; theirs are nearly all operational errors, too
+        return cut or number in _MYSQL_UNAVAILABLE
     return cut or isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
 
 
@@ -207,3 +236,56 @@ def _postgresql(connection: Connection, read_only: bool) -> sa.Engine:
         # Rows are written many to a round trip.
         executemany_mode="values_plus_batch",
     )
+
+
+def _mysql(connection: Connection, read_only: bool) -> sa.Engine:
+    from pymysql.converters import encoders
+
+    url = sa.URL.create(
+        "mysql+pymysql",
+        username=connection.login,
+        password=connection.password,
+        host=connection.host,
+        port=connection.port,
+        database=connection.schema,
+        query={str(key): str(value) for key, value in connection.extra.items()},
+    )
+    engine = sa.create_engine(
+        url,
+        poolclass=sa.NullPool,
+        connect_args={
+            "charset": "utf8mb4",
+            # A network that falls silent would otherwise be waited for without end.
+            "connect_timeout": 10,
+            "read_timeout": 600,
+            "write_timeout": 60,
+            # Values come as the texts that they are sent as.
+            "conv": encoders,
+        },
+    )
+
+    @sa.event.listens_for(engine, "connect")
+    def set_up(opened: Any, _: object) -> None:
+        with opened.cursor() as cursor:
+            # In UTC, times mean the same against timestamp and datetime. And the server is to wait for us while
+            # another service keeps us from reading on.
+            cursor.execute("set time_zone = '+00:00', net_write_timeout = 3600")
+            if read_only:
+                cursor.execute("set session transaction read only")
+
+    return engine
+
+
+@contextmanager
+def _left_unread(connection: sa.Connection) -> Iterator[None]:
+    """Cut the connection where the block ends in an error or early: PyMySQL would first read all that a
+    statement still gives."""
+    try:
+        yield
+    except BaseException:
+        if connection.dialect.name == "mysql" and not connection.invalidated:
+            opened: Any = connection.connection.dbapi_connection
+            if opened._result is not None:
+                opened._result.unbuffered_active = False  # else its end would still want to read
+            connection.invalidate()
+        raise
