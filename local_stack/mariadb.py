@@ -15,7 +15,9 @@ _START_SECONDS = 60
 
 def missing() -> str | None:
     """What has to be installed before the server can be started; None where all is there."""
-    return None if _program() else "There is no MariaDB server; on Debian: apt-get install mariadb-server-core"
+    return (
+        None if _program() else "There is no MariaDB server; on Debian: apt-get install mariadb-server-core"
+    )
 
 
 @contextmanager

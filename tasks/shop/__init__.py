@@ -4,6 +4,6 @@
 | --- | --- |
 | `ledger` | the items without a feature, and when each is tried again |
 | `catalogue` | the items as the shop has them, read-only |
-| `database` | statements of sql/ on SQLite and PostgreSQL |
+| `database` | statements of sql/ on SQLite, PostgreSQL, MariaDB and MySQL |
 | `connections` | where the catalogue, Elasticsearch and the ledger are |
 """

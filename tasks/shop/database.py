@@ -28,6 +28,8 @@ _MYSQL_UNAVAILABLE = {
     *(1021, 1037, 1040, 1041, 1053, 1077, *range(1158, 1162)),  # no disk, memory, place, end or network
     *(1203, 1205, 1213, 1226, 1317, 1927, 1969, 3024),  # limits and locks; ended by others or for its time
 }
+_MYSQL_UNFIT = (1267, 1270, 1271, 3988)
+"""A character of the value is none of the column's character set."""
 
 T = TypeVar("T")
 
@@ -64,7 +66,9 @@ class Database:
         if kind not in kinds:
             raise ConfigurationError(
                 f"The connection {connection.conn_id} has the type {connection.conn_type!r}; "
-                f"a {name} is {', '.join(kinds[:-1])} or {kinds[-1]}."
+                f"a {name} is {', '.join(kinds[:-1])} or {kinds[-1]}. What Airflow's form does not offer is "
+                f"entered as a URI, in AIRFLOW_CONN_{connection.conn_id.upper()} or by airflow connections "
+                "add."
             )
         # What else a connection holds than its place may be secret.
         if kind == "sqlite":
@@ -108,10 +112,10 @@ class Database:
         except sa.exc.StatementError as error:
             asked = transaction.last if transaction else f"The connection {self._conn_id}"
             raise self._explained(error, asked) from None
-        except TypeError as error:
+        except (TypeError, ValueError, AttributeError, OSError) as error:
             if transaction:
                 raise
-            # As PyMySQL says that it knows no such option.
+            # As PyMySQL says that it knows no such option, or finds no such file of certificates.
             raise ConfigurationError(
                 f"The connection {self._conn_id} does not fit the {self._name} {self._place}: {error}."
             ) from None
@@ -126,7 +130,7 @@ class Database:
                 f"The {self._name} {self._place} does not answer: {what}. "
                 f"Check that it runs and that the connection {self._conn_id} is right."
             )
-        unfit = isinstance(error, sa.exc.DataError)
+        unfit = isinstance(error, sa.exc.DataError) or _number(error) in _MYSQL_UNFIT
         return (UnfitValueError if unfit else ConfigurationError)(
             f"{asked} does not fit the {self._name} {self._place}: {what}. {self._remedy}"
         )
@@ -194,10 +198,16 @@ def _may_pass(error: sa.exc.StatementError) -> bool:
     if isinstance(error.orig, sqlite3.Error):
         return getattr(error.orig, "sqlite_errorname", "").startswith(_SQLITE_UNAVAILABLE)
     cut = isinstance(error, sa.exc.DBAPIError) and error.connection_invalidated
-    number = error.orig.args[0] if error.orig and error.orig.args else None
-    if isinstance(number, int):  # MariaDB's or MySQL's; theirs are nearly all operational errors, too
+    number = _number(error)
+    if number is not None:  # nearly all of theirs are operational errors, too
         return cut or number in _MYSQL_UNAVAILABLE
     return cut or isinstance(error, sa.exc.OperationalError | sa.exc.InterfaceError)
+
+
+def _number(error: sa.exc.StatementError) -> int | None:
+    """MariaDB's or MySQL's number of an error."""
+    number = error.orig.args[0] if error.orig and error.orig.args else None
+    return number if isinstance(number, int) else None
 
 
 def _sqlite(path: Path, read_only: bool) -> sa.Engine:
@@ -241,6 +251,8 @@ def _postgresql(connection: Connection, read_only: bool) -> sa.Engine:
 def _mysql(connection: Connection, read_only: bool) -> sa.Engine:
     from pymysql.converters import encoders
 
+    # What is no text, such as {"ssl": {"ca": "/path"}} in JSON, is PyMySQL's own.
+    texts = {key: value for key, value in connection.extra.items() if isinstance(value, str)}
     url = sa.URL.create(
         "mysql+pymysql",
         username=connection.login,
@@ -248,12 +260,13 @@ def _mysql(connection: Connection, read_only: bool) -> sa.Engine:
         host=connection.host,
         port=connection.port,
         database=connection.schema,
-        query={str(key): str(value) for key, value in connection.extra.items()},
+        query=texts,
     )
     engine = sa.create_engine(
         url,
         poolclass=sa.NullPool,
         connect_args={
+            **{key: value for key, value in connection.extra.items() if key not in texts},
             "charset": "utf8mb4",
             # A network that falls silent would otherwise be waited for without end.
             "connect_timeout": 10,
@@ -267,8 +280,8 @@ def _mysql(connection: Connection, read_only: bool) -> sa.Engine:
     @sa.event.listens_for(engine, "connect")
     def set_up(opened: Any, _: object) -> None:
         with opened.cursor() as cursor:
-            # In UTC, times mean the same against timestamp and datetime. And the server is to wait for us while
-            # another service keeps us from reading on.
+            # In UTC, times mean the same against timestamp and datetime. And the server is to wait for us
+            # while another service keeps us from reading on.
             cursor.execute("set time_zone = '+00:00', net_write_timeout = 3600")
             if read_only:
                 cursor.execute("set session transaction read only")
@@ -280,11 +293,11 @@ def _mysql(connection: Connection, read_only: bool) -> sa.Engine:
 def _left_unread(connection: sa.Connection) -> Iterator[None]:
     """Cut the connection where the block ends in an error or early: PyMySQL would first read all that a
     statement still gives."""
+    opened: Any = connection.connection.dbapi_connection
     try:
         yield
     except BaseException:
-        if connection.dialect.name == "mysql" and not connection.invalidated:
-            opened: Any = connection.connection.dbapi_connection
+        if connection.dialect.name == "mysql":
             if opened._result is not None:
                 opened._result.unbuffered_active = False  # else its end would still want to read
             connection.invalidate()

@@ -28,9 +28,9 @@ def catalogue(
     return new_catalogue(request.param)
 
 
-@pytest.fixture(params=("sqlite", "timestamptz"), ids=("sqlite", "postgresql"))
+@pytest.fixture(params=("sqlite", "timestamptz", "datetime(6)"), ids=("sqlite", "postgresql", "mariadb"))
 def shop(request: pytest.FixtureRequest, new_shop: Callable[[str], SmallShop]) -> SmallShop:
-    """An empty shop, with SQLite and with PostgreSQL."""
+    """An empty shop, with SQLite, PostgreSQL and MariaDB."""
     return new_shop(request.param)
 
 

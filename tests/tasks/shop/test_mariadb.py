@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.shop.catalogue import EARLIEST, LATEST, Catalogue, Item
 from tasks.shop.connections import CATALOGUE, Connection
+from tasks.shop.database import UnfitValueError
 from tests.shop_fixtures import MARIADB_KINDS, NOON, as_uri
 
 
@@ -94,6 +95,37 @@ def test_texts_come_as_they_are_meant_whatever_their_column_s_character_set(plai
     assert list(reader.of_ids([text])) == [item]
     assert list(reader.of_categories([text], EARLIEST, LATEST)) == [item]
     assert reader.urls([text]) == {text: f"https://a/{text}"}
+
+
+@pytest.mark.parametrize("charset", ["latin1", "euckr"])
+def test_a_value_that_a_column_s_character_set_lacks_is_no_other_error(plain, charset):
+    """MariaDB refuses to compare: Illegal mix of collations."""
+    plain.execute(f"alter table items convert to character set {charset}")
+    plain.add("a", "u")
+    reader = Catalogue(plain.connection)
+    with pytest.raises(UnfitValueError, match=r"Illegal mix of collations"):
+        list(reader.of_ids(["a", "\N{SHOPPING BAGS}"]))
+    assert ids(reader.of_ids(["a", "A"])) == {"a"}
+
+
+@pytest.mark.parametrize(
+    ("column_type", "value"),
+    [
+        ("tinyint", "-7"),
+        ("bigint unsigned", "18446744073709551615"),
+        ("uuid", "123e4567-e89b-12d3-a456-426655440000"),
+        ("binary(4)", "ab-1"),
+        ("enum('a', 'B')", "B"),
+    ],
+)
+def test_ids_of_any_type_are_their_texts(plain, column_type, value):
+    plain.execute(f"alter table items modify item_id {column_type}")
+    plain.add(value, "u")
+    reader = Catalogue(plain.connection)
+    assert ids(reader.changed(EARLIEST, LATEST)) == ids(reader.of_ids([value])) == {value}
+    assert reader.urls([value]) == {value: "u"}
+    if value != value.swapcase():
+        assert ids(reader.of_ids([value.swapcase()])) == set()
 
 
 def test_char_and_binary_columns_are_texts(plain):
@@ -205,13 +237,15 @@ def test_an_option_that_there_is_not_is_a_matter_of_the_connection(plain):
     assert "hunter2" not in str(refused.value)
 
 
-def test_a_connection_that_is_cut_may_be_there_later(plain):
-    plain.add("a", "u")
-    plain.add("b", "u")
-    reader = Catalogue(plain.connection)
-    rows = reader.changed(EARLIEST, LATEST)
-    next(rows)
-    rows.close()
+@pytest.mark.parametrize("extra", [{"ssl": {"ca": "/nowhere/ca.pem"}}, {"ssl_ca": "/nowhere/ca.pem"}])
+def test_certificates_that_are_not_there_are_a_matter_of_the_connection(plain, extra):
+    """In the form that Airflow's own connections to MySQL have, and in that of a URI."""
+    connection = Connection(CATALOGUE, "mysql", schema="shop", extra=plain.connection.extra | extra)
+    with pytest.raises(ConfigurationError, match=r"The connection shop_catalog .*No such file"):
+        list(Catalogue(connection).changed(EARLIEST, LATEST))
+
+
+def test_a_server_that_is_not_there_may_be_there_later():
     with pytest.raises(ServiceUnavailableError, match="does not answer"):
         Catalogue(
             Connection(CATALOGUE, "mysql", schema="shop", extra={"unix_socket": "/nowhere/socket"})

@@ -232,14 +232,24 @@ def test_without_an_index_there_is_nothing_to_look_at(sqlite_shop):
 def test_ids_that_the_catalogue_cannot_have(new_shop, version, monkeypatch, tmp_path):
     """A statement of the shop's own may compare with numbers, and an id of the index may be anything."""
     shop = new_shop("timestamptz")
-    stock(shop, "1", "2", version=version)
-    for item_id in ("1", "3", "banner", "99999999999999999999", "4 5", "a\0b", "셔츠"):
-        shop.write_document(item_id)
     shutil.copytree(STATEMENTS, tmp_path / "sql")
     statement = tmp_path / "sql" / "catalogue" / "ids.sql"
     numbers = statement.read_text().replace("where item_id in", "where cast(item_id as integer) in")
     statement.write_text(numbers)
     monkeypatch.setattr("tasks.shop.database.STATEMENTS", tmp_path / "sql")
+    assert_found_among_others(shop, version)
+
+
+def test_ids_that_a_column_s_character_set_lacks(new_shop, version):
+    shop = new_shop("datetime(6)")
+    shop.catalogue.execute("alter table items convert to character set latin1")
+    assert_found_among_others(shop, version)
+
+
+def assert_found_among_others(shop, version):
+    stock(shop, "1", "2", version=version)
+    for item_id in ("1", "3", "banner", "99999999999999999999", "4 5", "a\0b", "셔츠"):
+        shop.write_document(item_id)
     found = find_lost(
         SearchIndex(shop.services.search, shop.index),
         Catalogue(shop.services.catalogue),
