@@ -112,10 +112,11 @@ def _show(browser: Browser, running: Stack, nights: Sequence[str]) -> None:
     _save(browser, "report")
     browser.open(f"/dags/{NIGHTLY}")
     browser.see("a[href$='/tasks/summarise']")
-    # The grid first has the run that was just looked at, and then the others; its links end in a slash.
+    # The grid first has the run that was just looked at, then the others, and what they are of last.
     paths = "return [...document.links].map(link => decodeURIComponent(link.pathname))"
-    runs = {f"/dags/{NIGHTLY}/runs/{night}/" for night in nights}
+    runs = {f"/dags/{NIGHTLY}/runs/{night}/tasks/plan" for night in nights}
     browser.wait(lambda: runs <= set(browser.run(paths)), "the nights in the grid")
+    browser.wait(lambda: "Failed Runs" in browser.run("return document.body.innerText"), "the overview")
     _save(browser, "grid")
 
 
