@@ -55,6 +55,12 @@ class Status(StrEnum):
         "",
     )
 
+    INVALID_ROW = (
+        "invalid_row",
+        "The catalogue's row has no id that a document can have, or a text in no valid encoding.",
+        *(True, False),
+        "Correct the row in the catalogue: the reason names the column. Retry it if it counts as unchanged.",
+    )
     INVALID_URL = (
         "invalid_url",
         "The URL, or what it redirects to, is empty, relative, too long, not http(s), or names a user.",

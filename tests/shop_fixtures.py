@@ -100,19 +100,22 @@ def sqlite_catalogue(path: Path, **options: Any) -> CatalogueBuilder:
     return CatalogueBuilder(Connection(CATALOGUE, "sqlite", schema=str(path)), engine, "sqlite", **options)
 
 
-def postgres_catalogue(server_url: str, kind: str, **options: Any) -> CatalogueBuilder:
+def postgres_catalogue(
+    server_url: str, kind: str, *, encoding: str = "UTF8", **options: Any
+) -> CatalogueBuilder:
     """A new catalogue in PostgreSQL, in the place of the one that was made there before."""
     server = sa.create_engine(server_url, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    database = "shop"
+    database = "shop" if encoding == "UTF8" else f"shop_{encoding.lower()}"
     with server.connect() as connection:
         # A database for each test would take a third of a second to create.
         if not connection.scalar(
             sa.text("select 1 from pg_database where datname = :name"), {"name": database}
         ):
-            connection.execute(sa.text(f"create database {database}"))
+            made = f"create database {database} encoding '{encoding}' template template0 locale 'C'"
+            connection.execute(sa.text(made))
         connection.execute(sa.text(f"alter database {database} reset all"))
     url = sa.make_url(server_url).set(database=database)
-    engine = sa.create_engine(url, poolclass=sa.NullPool)
+    engine = sa.create_engine(url, poolclass=sa.NullPool, connect_args={"client_encoding": "utf8"})
     with engine.begin() as connection:
         connection.execute(sa.text("drop schema public cascade"))
         connection.execute(sa.text("create schema public"))

@@ -28,10 +28,12 @@ ITEMS = pa.schema(
         ("item_name", pa.string()),
         ("category_id", pa.string()),
         ("img_url", pa.string()),
+        ("invalid", pa.string()),
         ("origin", pa.string()),
     ]
 )
-"""The catalogue rows to do, and in a run of times why: an Origin."""
+"""The catalogue rows to do; `invalid` says why nothing can be done for one, and `origin`, an Origin, why a
+run of times takes it."""
 
 ITEM_IDS = pa.schema([("item_id", pa.string())])
 """Items of the ledger that need nothing more."""

@@ -27,8 +27,6 @@ from tasks.search.mapping import (
 )
 from tasks.settings import Settings
 
-_LONGEST_ID = 512
-"""Bytes; Elasticsearch's own limit."""
 _BULK_RETRIES = 5
 _BULK_BYTES = 20_000_000
 _PATIENCE = (429, 503)
@@ -342,11 +340,6 @@ class SearchIndex(IndexClient):
                 )
                 found |= {hit["_id"] for hit in answer.get("hits", {}).get("hits", [])}
             return found
-
-
-def can_be_id(item_id: str) -> bool:
-    """Whether a document can have this id."""
-    return 0 < len(item_id.encode()) <= _LONGEST_ID
 
 
 def _with_feature(item_ids: Sequence[str], version: str) -> dict[str, Any]:

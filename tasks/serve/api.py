@@ -12,13 +12,13 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 
 from tasks.errors import ConfigurationError, FeatureIndexError, ServiceUnavailableError
-from tasks.search.index import can_be_id
 from tasks.serve.answers import CODES, MEANINGS, VERSION_HEADER, InferenceError, refused
 from tasks.serve.concurrency import ConcurrencyLimit
 from tasks.serve.features import Feature, Features
 from tasks.serve.photos import SETTING_BYTES, Asked, PhotoSearch, asked
 from tasks.serve.saving import Saving
 from tasks.settings import Settings
+from tasks.shop.catalogue import can_be_id
 from tasks.statuses import Status
 
 log = logging.getLogger(__name__)

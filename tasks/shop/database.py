@@ -28,7 +28,7 @@ _MYSQL_UNAVAILABLE = {
     *(1021, 1037, 1040, 1041, 1053, 1077, *range(1158, 1162)),  # no disk, memory, place, end or network
     *(1203, 1205, 1213, 1226, 1317, 1927, 1969, 3024),  # limits and locks; ended by others or for its time
 }
-_MYSQL_UNFIT = (1267, 1270, 1271, 3988)
+_MYSQL_UNFIT = (1267, 1270, 1271, 1300, 3988)
 """A character of the value is none of the column's character set."""
 
 T = TypeVar("T")
@@ -47,6 +47,7 @@ class Database:
         kinds: the types of connections that there are statements for.
         remedy: what to do when it cannot do what a statement asks, in a sentence.
         read_only: let the database itself refuse every write.
+        undecoded: give texts as the bytes that they are, be they valid or not; see Transaction.encoding.
     """
 
     def __init__(
@@ -57,9 +58,11 @@ class Database:
         kinds: Sequence[str] = ("sqlite", "postgres"),
         remedy: str,
         read_only: bool = False,
+        undecoded: bool = False,
     ) -> None:
         self._name = name
         self._remedy = remedy
+        self._undecoded = undecoded
         self._conn_id = connection.conn_id
         self.file: Path | None = None
         kind = {"postgresql": "postgres"}.get(connection.conn_type, connection.conn_type)
@@ -106,12 +109,21 @@ class Database:
         transaction = None
         try:
             with self._engine.begin() as connection:
-                transaction = Transaction(connection, self._name)
+                encoding = _leave_undecoded(connection) if self._undecoded else ""
+                transaction = Transaction(connection, self._name, encoding)
                 with _left_unread(connection):
                     yield transaction
         except sa.exc.StatementError as error:
             asked = transaction.last if transaction else f"The connection {self._conn_id}"
             raise self._explained(error, asked) from None
+        except UnicodeError as error:
+            # Of a driver: texts of types of their own, such as citext, are decoded there.
+            asked = transaction.last if transaction else f"The connection {self._conn_id}"
+            unfit = isinstance(error, UnicodeEncodeError)
+            raise (UnfitValueError if unfit else ConfigurationError)(
+                f"{asked} does not fit the {self._name} {self._place}: a text of it is in no valid encoding. "
+                f"{self._remedy}"
+            ) from None
         except (TypeError, ValueError, AttributeError, OSError) as error:
             if transaction:
                 raise
@@ -139,9 +151,11 @@ class Database:
 class Transaction:
     """Runs statements by the names of their files; made by Database.transaction."""
 
-    def __init__(self, connection: sa.Connection, name: str) -> None:
+    def __init__(self, connection: sa.Connection, name: str, encoding: str) -> None:
         self._connection = connection
         self._name = name
+        self.encoding = encoding
+        """Of the texts, as Python names it, where they are given as bytes; else empty."""
         self.last = f"sql/{name}"
         """The file of the statement that ran last."""
 
@@ -173,6 +187,11 @@ class Transaction:
         """The SQL of a statement without comments: a colon in one would name a parameter."""
         lines = (STATEMENTS / self._name / f"{statement}.sql").read_text(encoding="utf-8").splitlines()
         return "\n".join(line for line in lines if not line.lstrip().startswith("--"))
+
+    @property
+    def dialect(self) -> str:
+        """As the database's."""
+        return self._connection.dialect.name
 
     def holds(self, table: str) -> bool:
         """Whether the database has this table."""
@@ -217,6 +236,8 @@ def _sqlite(path: Path, read_only: bool) -> sa.Engine:
 
 
 def _postgresql(connection: Connection, read_only: bool) -> sa.Engine:
+    from psycopg2 import extensions
+
     url = sa.URL.create(
         "postgresql+psycopg2",
         username=connection.login,
@@ -234,6 +255,8 @@ def _postgresql(connection: Connection, read_only: bool) -> sa.Engine:
         "keepalives_count": 3,
         "tcp_user_timeout": 60_000,
     }
+    # A database without an encoding holds what it was sent, which nearly always is UTF-8.
+    extensions.encodings.update(dict.fromkeys(("SQL_ASCII", "SQLASCII"), "utf_8"))
     # In UTC, a time without a zone means the same against timestamp and timestamptz.
     options = "-c timezone=UTC"
     if read_only:
@@ -287,6 +310,21 @@ def _mysql(connection: Connection, read_only: bool) -> sa.Engine:
                 cursor.execute("set session transaction read only")
 
     return engine
+
+
+def _leave_undecoded(connection: sa.Connection) -> str:
+    """Have texts given as the bytes that they are, from now on; returns their encoding."""
+    opened: Any = connection.connection.dbapi_connection
+    if connection.dialect.name == "postgresql":
+        from psycopg2 import extensions
+
+        extensions.register_type(extensions.BYTES, opened)
+        return str(extensions.encodings[opened.encoding])
+    if connection.dialect.name == "sqlite":
+        opened.text_factory = bytes
+    else:
+        opened.use_unicode = False
+    return "utf_8"
 
 
 @contextmanager

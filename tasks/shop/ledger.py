@@ -324,7 +324,7 @@ class _Recording:
         next_at = self._next_at(outcome.status, attempts)
         return self._plan | {
             "item_id": outcome.item_id,
-            "category_id": outcome.category_id,
+            "category_id": _storable(outcome.category_id),
             "img_url": img_url,
             "status": outcome.status.value,
             "reason": reason,

@@ -34,7 +34,7 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
         return done
     began, computed = time.monotonic(), time.thread_time()
     items = packs.slice_of(chunk.plan.items, chunk.start, chunk.stop)
-    urls = {item["img_url"] for item in items}
+    urls = {item["img_url"] for item in items if item["invalid"] is None}
     total_bytes = requests = 0
     downloads = Downloads(settings, chunk.plan.folder / "circuits")
     try:

@@ -14,7 +14,7 @@ from tasks.progress import Progress, silent
 from tasks.runs import packs
 from tasks.runs.run import Chunk, Plan
 from tasks.search.document_fields import DocumentFields
-from tasks.search.index import SearchIndex, can_be_id
+from tasks.search.index import SearchIndex
 from tasks.search.writing import Ready, WriteOutcome, Writer
 from tasks.settings import Settings
 from tasks.shop.catalogue import Catalogue
@@ -61,7 +61,9 @@ def run(chunk: Chunk, settings: Settings, services: Services, progress: Progress
     counts: dict[str, int] = {}
     with packs.writing(chunk.outcomes, packs.OUTCOMES) as pack:
         for item in items:
-            status, reason = outcomes[item["item_id"]]
+            # Another item may have the id that an invalid row is shown with.
+            valid = _valid(item)
+            status, reason = outcomes[item["item_id"]] if valid else (Status.INVALID_ROW, item["invalid"])
             counts[status] = counts.get(status, 0) + 1
             pack.add(
                 {"item_id": item["item_id"], "img_url": item["img_url"], "status": status, "reason": reason}
@@ -99,15 +101,13 @@ def _ready(
 ) -> Iterator[Ready]:
     """Yield the items that have a feature; put what became of the others into `outcomes`."""
     by_url: dict[str | None, list[Mapping[str, Any]]] = {}
-    for item in items:
+    for item in filter(_valid, items):
         by_url.setdefault(item["img_url"], []).append(item)
     by_image: dict[str, list[Mapping[str, Any]]] = {}
     for picture in packs.rows(chunk.pictures, ["img_url", "status", "reason", "sha256"]):
         for item in by_url[picture["img_url"]]:
             if picture["status"]:
                 outcomes[item["item_id"]] = (Status(picture["status"]), picture["reason"])
-            elif not can_be_id(item["item_id"]):
-                outcomes[item["item_id"]] = (Status.REJECTED, "the item id cannot be a document's id")
             else:
                 by_image.setdefault(picture["sha256"], []).append(item)
     for batch in packs.batches(chunk.features):
@@ -119,6 +119,10 @@ def _ready(
                 else:
                     feature = np.frombuffer(vectors[position].as_buffer(), packs.FEATURE)
                     yield Ready(item, row["sha256"], feature, chunk.plan.created_at)
+
+
+def _valid(item: Mapping[str, Any]) -> bool:
+    return item["invalid"] is None
 
 
 def _written(

@@ -1,6 +1,7 @@
 """Stage 1: read the catalogue, leave out what is current, and write the items to do as chunks."""
 
 import gc
+import itertools
 import logging
 import time
 import uuid
@@ -197,14 +198,38 @@ def _pages(
         chosen = ledger.matching(
             category_ids=retry.category_ids, statuses=retry.statuses, item_ids=retry.item_ids
         )
+        invalid: dict[str, Failure] = {}
         for failures in _by_id(progress(chosen, "plan", 0)):
-            yield _Page(list(catalogue.of_ids(list(failures))), failures)
+            invalid |= {item_id: failure for item_id, failure in failures.items() if _of_invalid_row(failure)}
+            asked = {item_id: failure for item_id, failure in failures.items() if item_id not in invalid}
+            yield _Page(list(catalogue.of_ids(list(asked))), asked)
+        if invalid:
+            yield from _looked_for(catalogue, invalid)
     else:
         for failures in _by_id(progress(ledger.due(now), "plan", 0)):
             yield _Page(list(catalogue.of_ids(list(failures))), failures)
         # What is given up is not tried, but it need not be listed for ever.
-        for failures in _by_id(ledger.given_up()):
+        # But for invalid rows, of which not finding them by their ids says nothing.
+        given_up = itertools.filterfalse(_of_invalid_row, ledger.given_up())
+        for failures in _by_id(given_up):
             yield _Page(list(catalogue.of_ids(list(failures))), failures, tried=False)
+
+
+def _of_invalid_row(failure: Failure) -> bool:
+    """Whether the ledger may have the item under an id that is not the catalogue's own."""
+    return failure.status is Status.INVALID_ROW
+
+
+def _looked_for(catalogue: Catalogue, failures: Mapping[str, Failure]) -> Iterator[_Page]:
+    """The rows of these failures, whatever their ids: all of the catalogue is read."""
+    left = dict(failures)
+    rows = (item for item in catalogue.changed(EARLIEST, LATEST) if item.item_id in failures)
+    for items in batched(rows, _PAGE):
+        found = {item.item_id: failures[item.item_id] for item in items}
+        for item_id in found:
+            left.pop(item_id, None)
+        yield _Page(items, found)
+    yield _Page((), left)
 
 
 def _asked(
@@ -340,7 +365,8 @@ class _NotCurrent:
         if self._force or self._index is None:
             yield from page.items
             return
-        current = self._index.current({item.item_id: item.img_url for item in page.items}, self._version)
+        valid = {item.item_id: item.img_url for item in page.items if not item.invalid}
+        current = self._index.current(valid, self._version) if valid else set()
         documents = self._index.documents([item_id for item_id in page.failures if item_id in current])
         for item_id, document in documents.items():
             failure = page.failures[item_id]
@@ -348,7 +374,7 @@ class _NotCurrent:
             older = document.at is None or document.at < failure.planned_at
             if (older or refused) and document.feature_url == failure.img_url:
                 current.remove(item_id)
-        yield from (item for item in page.items if item.item_id not in current)
+        yield from (item for item in page.items if item.invalid or item.item_id not in current)
 
 
 class _Label:

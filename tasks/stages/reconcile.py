@@ -17,6 +17,7 @@ from tasks.search.index import SearchIndex
 from tasks.shop.catalogue import Catalogue, Item
 from tasks.shop.database import UnfitValueError
 from tasks.shop.ledger import Failure, Ledger
+from tasks.statuses import Status
 
 
 class IdSet:
@@ -127,6 +128,8 @@ def _waited_in_vain(failure: Failure) -> bool:
 
 def _explains(failure: Failure, item: Item) -> bool:
     """Whether what went wrong then still keeps the item from its feature."""
+    if failure.status is Status.INVALID_ROW:
+        return item.invalid is not None
     return failure.next_at is not None or failure.img_url == item.img_url
 
 

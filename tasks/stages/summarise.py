@@ -1,7 +1,6 @@
 """Stage 5: count every planned item by status, write the report and the ledger, and fail a run that must
 fail."""
 
-import itertools
 import logging
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -148,7 +147,8 @@ def _outcomes(plan: Plan) -> Iterator[tuple[ItemOutcome, str | None]]:
             # In the order of the items.
             ends = ((Status(row["status"]), row["reason"]) for row in packs.rows(chunk.outcomes))
         else:
-            ends = itertools.repeat((Status.UNFINISHED, _how_far(chunk)), len(items))
+            unfinished = Status.UNFINISHED, _how_far(chunk)
+            ends = ((Status.INVALID_ROW, why) if (why := item["invalid"]) else unfinished for item in items)
         for item, (status, reason) in zip(items, ends, strict=True):
             outcome = ItemOutcome(
                 item_id=item["item_id"],

@@ -33,6 +33,7 @@ def item(number: int) -> dict[str, Any]:
         "item_name": f"이름 {number}",
         "category_id": "00000030",
         "img_url": None if number % 7 == 0 else f"http://cdn.example.com/{number}.jpg",
+        "invalid": "item_id is empty" if number % 11 == 0 else None,
         "origin": None if number % 5 == 0 else "changed",
     }
 

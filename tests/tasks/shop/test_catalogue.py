@@ -18,6 +18,7 @@ from tasks.shop import catalogue as module
 from tasks.shop import database
 from tasks.shop.catalogue import EARLIEST, LATEST, Catalogue, Item
 from tasks.shop.connections import CATALOGUE, Connection
+from tasks.shop.database import UnfitValueError
 from tests.interpreter import peak_of
 from tests.shop_fixtures import CATALOGUE_KINDS, MARIADB_KINDS, NOON, POSTGRES_KINDS
 
@@ -341,6 +342,178 @@ def test_numbers_of_a_shop_s_own_statement_become_texts(catalogue, statements):
         "select 7 as item_id, 1.5 as item_name, 30 as category_id, img_url from items where :start < :end"
     )
     assert list(Catalogue(catalogue.connection).changed(EARLIEST, LATEST)) == [Item("7", "1.5", "30", "u")]
+
+
+COLUMNS = ("item_id", "item_name", "category_id", "img_url")
+AS_BYTES = {
+    "sqlite": ("sqlite", {}, "", "cast(x'{}' as text)"),
+    "postgresql, SQL_ASCII": (
+        "timestamptz",
+        {"encoding": "SQL_ASCII"},
+        "",
+        "convert_from(decode('{}', 'hex'), 'SQL_ASCII')",
+    ),
+    "postgresql, bytea": (
+        "timestamptz",
+        {},
+        "alter column {0} type bytea using convert_to({0}, 'UTF8')",
+        "decode('{}', 'hex')",
+    ),
+    "mariadb, varbinary": ("datetime(6)", {}, "modify {} varbinary(191)", "x'{}'"),
+}
+"""How databases hold any bytes: the catalogue's kind and options, what makes a column of them, a value."""
+
+
+@pytest.fixture(params=AS_BYTES)
+def of_bytes(request, new_catalogue):
+    """A catalogue whose columns may hold any bytes, and what makes one of a row of bytes by column."""
+    kind, options, altered, value = AS_BYTES[request.param]
+    catalogue = new_catalogue(kind, **options)
+    for column in COLUMNS if altered else ():
+        catalogue.execute(f"alter table items {altered.format(column)}")
+
+    def add(**row):
+        values = ", ".join(value.format(row[column].hex()) for column in COLUMNS)
+        catalogue.execute(
+            f"insert into items ({', '.join(COLUMNS)}, registered_at) values ({values}, :noon)",
+            {"noon": catalogue._stored(NOON)},
+        )
+
+    return catalogue, add
+
+
+def row(given, **columns):
+    usual = {
+        "item_name": "셔츠".encode(),
+        "category_id": b"shirts",
+        "img_url": f"https://a/{given}".encode(),
+    }
+    return usual | {"item_id": given.encode()} | columns
+
+
+@pytest.mark.parametrize("column", COLUMNS)
+def test_a_text_that_is_none_costs_its_item_alone(of_bytes, column):
+    catalogue, add = of_bytes
+    add(**row("보통"))
+    add(**row("bad", **{column: b"a\xff\xc3"}))
+    add(**row("z"))
+    reader = Catalogue(catalogue.connection)
+    good = {Item(i, "셔츠", "shirts", f"https://a/{i}") for i in ("보통", "z")}
+    shown = {
+        "item_id": "bad",
+        "item_name": "셔츠",
+        "category_id": "shirts",
+        "img_url": "https://a/bad",
+    } | {column: r"a\xff\xc3"}
+    bad = Item(**shown, invalid=rf"{column} is not valid UTF-8: a\xff\xc3")
+
+    assert set(reader.changed(EARLIEST, LATEST)) == good | {bad}
+    assert set(reader.changed_ids(EARLIEST, LATEST)) == {"보통", "z", bad.item_id}
+    of_category = good if column == "category_id" else good | {bad}
+    assert set(reader.of_categories(["shirts"], EARLIEST, LATEST)) == of_category
+    of_ids = good if column == "item_id" else good | {bad}
+    assert set(reader.of_ids(["보통", "bad", "z"])) == of_ids
+    assert reader.urls(["보통", "bad", "z"]) == {item.item_id: item.img_url for item in of_ids}
+
+
+def test_what_a_reason_shows_of_a_text_is_short(of_bytes):
+    catalogue, add = of_bytes
+    add(**row("a", item_name=b"\xff" + b"x" * 190))
+    (item,) = Catalogue(catalogue.connection).changed(EARLIEST, LATEST)
+    assert len(item.invalid) < 120
+
+
+def test_bytes_that_come_twice_are_named(of_bytes):
+    catalogue, add = of_bytes
+    add(**row("a", item_id=b"p\xff"))
+    catalogue.execute("alter table items rename to article")
+    catalogue.execute("create view items as select * from article union all select * from article")
+    with pytest.raises(ConfigurationError, match="twice"):
+        list(Catalogue(catalogue.connection).changed(EARLIEST, LATEST))
+
+
+def test_ids_that_are_one_text_come_twice(new_catalogue):
+    """In a column of SQLite's each value has a type of its own."""
+    catalogue = new_catalogue("sqlite")
+    catalogue.add("a", "u")
+    catalogue.execute(
+        "insert into items select x'61', item_name, category_id, 'v', registered_at, null from items"
+    )
+    with pytest.raises(ConfigurationError, match="gives item a twice"):
+        list(Catalogue(catalogue.connection).changed(EARLIEST, LATEST))
+
+
+@pytest.mark.parametrize("encoding", ["LATIN1", "EUC_KR"])
+def test_a_database_in_another_encoding(new_catalogue, encoding):
+    catalogue = new_catalogue("timestamptz", encoding=encoding)
+    text = {"LATIN1": "caf\xe9", "EUC_KR": "셔츠"}[encoding]
+    catalogue.add(text, f"https://a/{text}", item_name=text, category_id=text)
+    reader = Catalogue(catalogue.connection)
+    item = Item(text, text, text, f"https://a/{text}")
+    assert list(reader.changed(EARLIEST, LATEST)) == list(reader.of_ids([text])) == [item]
+    assert list(reader.of_categories([text], EARLIEST, LATEST)) == [item]
+    with pytest.raises(UnfitValueError, match="no valid encoding"):
+        list(reader.of_ids(["\N{SHOPPING BAGS}"]))
+
+
+def test_a_database_without_an_encoding_whose_texts_are_not_utf_8(new_catalogue, statements):
+    catalogue = new_catalogue("timestamptz", encoding="SQL_ASCII")
+    catalogue.add("a", "u")
+    shirt = "셔츠".encode("euc_kr").hex()
+    catalogue.execute(f"update items set item_name = convert_from(decode('{shirt}', 'hex'), 'SQL_ASCII')")
+    reader = Catalogue(catalogue.connection)
+    (item,) = reader.changed(EARLIEST, LATEST)
+    assert item.invalid.startswith("item_name is not valid UTF-8")
+
+    # As docs/your_catalogue.md says.
+    changed = statements / "changed.sql"
+    converted = "convert(convert_to(item_name, 'SQL_ASCII'), 'EUC_KR', 'UTF8') as item_name"
+    changed.write_text(
+        changed.read_text().replace("select item_id, item_name", f"select item_id, {converted}")
+    )
+    assert list(reader.changed(EARLIEST, LATEST)) == [Item("a", "셔츠", "00000010", "u")]
+
+
+def test_ids_that_no_document_can_have(catalogue):
+    longest = "é" * 256
+    catalogue.execute(
+        {
+            "sqlite": "drop index items_category_id",  # its primary key takes a null
+            **dict.fromkeys(POSTGRES_KINDS, "alter table items drop constraint items_pkey"),
+            **dict.fromkeys(MARIADB_KINDS, "alter table items drop primary key, modify item_id text"),
+        }[catalogue.kind]
+    )
+    if catalogue.kind in POSTGRES_KINDS:
+        catalogue.execute("alter table items alter item_id drop not null")
+    for item_id in (None, None, "", longest, longest + "x"):
+        catalogue.add(item_id, "u")
+    found = sorted(Catalogue(catalogue.connection).changed(EARLIEST, LATEST), key=str)
+    usual = ("blue shirt", "00000010", "u")
+    assert found == [
+        Item("(empty)", *usual, invalid="item_id is empty"),
+        *[Item("(null)", *usual, invalid="item_id is null")] * 2,
+        Item(longest, *usual),
+        Item(f"{longest[:119]}…", *usual, invalid="item_id is longer than 512 bytes"),
+    ]
+
+
+@pytest.mark.parametrize("kind", ["sqlite", *MARIADB_KINDS])  # PostgreSQL takes none
+def test_an_id_with_a_nul_is_none(new_catalogue, kind):
+    catalogue = new_catalogue(kind)
+    catalogue.add("a\0b", "u", item_name="a\0b")
+    catalogue.add("c", "u\0v", item_name="a\0b")
+    catalogue_ = Catalogue(catalogue.connection)
+    by_id = {item.item_id: item for item in catalogue_.changed(EARLIEST, LATEST)}
+    assert by_id["a\N{REPLACEMENT CHARACTER}b"].invalid == "item_id holds a NUL character"
+    assert by_id["c"] == Item("c", "a\0b", "00000010", "u\0v")
+
+
+def test_an_id_that_is_no_text_is_asked_for_in_vain_or_refused(catalogue):
+    """As a shell passes on what is no UTF-8."""
+    catalogue.add("a", "u")
+    reader = Catalogue(catalogue.connection)
+    with pytest.raises(UnfitValueError):
+        list(reader.of_ids(["a\ud800"]))
 
 
 @pytest.mark.parametrize("kind", POSTGRES_KINDS)

@@ -78,6 +78,7 @@ def test_what_is_current_is_left_out(shop, version):
         "item_name": "blue shirt",
         "category_id": "00000010",
         "img_url": url_of("007"),
+        "invalid": None,
         "origin": "changed",
     }
 
@@ -197,9 +198,14 @@ def test_one_row_without_an_id_stops_nothing(sqlite_shop):
     sqlite_shop.stock("a")
     run(sqlite_shop)  # the index has our fields now, so what is current is asked for
     sqlite_shop.catalogue.add("", "https://pictures.example/x.jpg")
+    sqlite_shop.catalogue.add(None, "https://pictures.example/z.jpg")
     sqlite_shop.catalogue.add("x" * 600, "https://pictures.example/y.jpg")
     sqlite_shop.catalogue.add("null", None)
-    assert ids(run(sqlite_shop)) == {"a", "", "x" * 600, "null"}
+    planned = run(sqlite_shop)
+    assert (planned.planned, planned.current) == (5, 0)
+    invalid = {row["item_id"] for row in packs.rows(planned.items) if row["invalid"]}
+    assert invalid == {"(empty)", "(null)", f"{'x' * 119}…"}
+    assert ids(planned) - invalid == {"a", "null"}
 
 
 def test_every_planning_has_an_id_of_its_own(sqlite_shop):

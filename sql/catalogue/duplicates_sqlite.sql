@@ -1,0 +1,12 @@
+-- An item that a statement gives more than once, asked of the database before the statement's rows are read:
+-- {statement} stands for the shop's own, such as changed.sql. Ours, for any shop.
+--
+-- By its text: a column may hold 1 beside '1', which is one item.
+select cast(item_id as text) as item_id
+from (
+{statement}
+) as given
+where item_id is not null
+group by 1
+having count(*) > 1
+limit 1
