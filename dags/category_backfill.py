@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 
 from airflow.sdk import DAG, Context, Param
 
-from dags.feature_stages import CATEGORY_ID, DEFAULT_ARGS, TAGS, feature_stages, filled_in
+from dags.feature_stages import CATEGORIES, CATEGORY_ID, DEFAULT_ARGS, TAGS, feature_stages, filled_in
 from tasks.errors import ConfigurationError
 from tasks.runs.run import Request, parse_time
 from tasks.settings import Settings
@@ -58,7 +58,8 @@ with DAG(
         "category_ids": Param(
             type="array",
             title="Categories",
-            description="Category ids, one per line; FEATURES_CATEGORY_PATTERN says what they look like.",
+            description="Category ids, one per line; FEATURES_CATEGORY_PATTERN says what they look like."
+            + CATEGORIES,
             items=CATEGORY_ID,
             minItems=1,
         ),

@@ -28,6 +28,7 @@ from airflow.sdk import (
 from airflow.sdk.exceptions import AirflowNotFoundException
 
 from tasks.progress import Progress, reported
+from tasks.runs.category_names import CategoryNames
 from tasks.runs.run import Chunk, Plan, Request
 from tasks.settings import Settings
 from tasks.shop.connections import LEDGER, Services
@@ -51,6 +52,10 @@ DOWNLOADS: int = json.loads(Path(__file__).with_name("pools.json").read_text())[
 
 CATEGORY_ID = {"type": "string", "pattern": f"^(?:{Settings.load().category_pattern})?$"}
 """What a line of a form is that takes category ids; one that is left empty comes as an empty text."""
+
+_NAMED = CategoryNames.load(Settings.load()).first(30)
+CATEGORIES = f" The shop has: {', '.join(_NAMED)}." if _NAMED else ""
+"""What forms say besides of the categories, where the catalogue gives their names."""
 
 FEATURES = Asset("picture_features", uri="picture-features://index")
 """The features in the index. A run that ends well leaves an event with its counts, on which the DAGs of

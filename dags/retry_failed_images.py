@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 
 from airflow.sdk import DAG, Context, Param
 
-from dags.feature_stages import CATEGORY_ID, DEFAULT_ARGS, TAGS, feature_stages, filled_in
+from dags.feature_stages import CATEGORIES, CATEGORY_ID, DEFAULT_ARGS, TAGS, feature_stages, filled_in
 from tasks.runs.run import Request, Retry
 from tasks.statuses import Status
 
@@ -63,7 +63,7 @@ with DAG(
             [],
             type=["null", "array"],
             title="Categories",
-            description="Only items of these categories: ids, one per line.",
+            description="Only items of these categories: ids, one per line." + CATEGORIES,
             items=CATEGORY_ID,
         ),
         "statuses": Param(

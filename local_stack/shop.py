@@ -14,7 +14,7 @@ import os
 import random
 import shutil
 import sqlite3
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -49,6 +49,7 @@ CREATE TABLE items (
     registered_at TEXT NOT NULL,
     updated_at TEXT
 );
+CREATE TABLE categories (category_id TEXT PRIMARY KEY, category_name TEXT NOT NULL);
 CREATE INDEX items_updated_at ON items (updated_at);
 CREATE INDEX items_registered_at ON items (registered_at);
 CREATE INDEX items_category_id ON items (category_id);
@@ -99,7 +100,7 @@ class Shop:
                 FEATURES_CATEGORY_PATTERN does not match our categories.
         """
         check_category_ids(list(CATEGORIES), Settings.load())
-        made_from = "drawn pictures"
+        made_from = "drawn pictures of named categories"
         if shop := cls._ready(folder, made_from):
             return shop
         port = _choose_port(folder)
@@ -111,7 +112,7 @@ class Shop:
         shelf = _draw_all(planned, pictures)
         (pictures / shelf[-3].img_path).unlink()
         _cut_short(pictures / shelf[-2].img_path)
-        _write_catalogue(folder / "catalogue.db", shelf, port)
+        _write_catalogue(folder / "catalogue.db", shelf, CATEGORIES, port)
         return cls._finish(folder, made_from, pictures, port, (shelf[-1].item_id,))
 
     @classmethod
@@ -135,13 +136,15 @@ class Shop:
                 f"{images} has no items.csv. It needs one with the columns {', '.join(COLUMNS)}."
             )
         content = table.read_bytes()
-        made_from = f"{images} {hashlib.sha256(content).hexdigest()}"
+        names = _category_names(images)
+        digest = hashlib.sha256(content + json.dumps(names).encode()).hexdigest()
+        made_from = f"{images} {digest}"
         if shop := cls._ready(folder, made_from):
             return shop
         items = list(_read_items(table, content, images))
         port = _choose_port(folder)
         _start_over(folder)
-        _write_catalogue(folder / "catalogue.db", items, port)
+        _write_catalogue(folder / "catalogue.db", items, names or {}, port)
         return cls._finish(folder, made_from, images, port, ())
 
     @classmethod
@@ -227,11 +230,8 @@ class Shop:
 
     def category_names(self) -> dict[str, str]:
         """Names by category id, as far as the shop has them: ours, or those of a categories.csv."""
-        table = self.image_root / "categories.csv"
-        if not table.is_file():
-            return CATEGORIES
-        with table.open(encoding="utf-8-sig", newline="") as file:
-            return {row["category_id"]: row["category_name"] for row in csv.DictReader(file)}
+        names = _category_names(self.image_root)
+        return CATEGORIES if names is None else names
 
     def picture(self, img_url: str) -> Path:
         """The file behind one of the shop's picture URLs; it need not be there."""
@@ -344,12 +344,13 @@ def _reading(path: Path) -> Iterator[sqlite3.Connection]:
         yield catalogue
 
 
-def _write_catalogue(path: Path, items: Sequence[Item], port: int) -> None:
+def _write_catalogue(path: Path, items: Sequence[Item], names: Mapping[str, str], port: int) -> None:
     """Write the catalogue whole: whoever reads the old one meanwhile is not disturbed."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     temporary.unlink(missing_ok=True)
     with contextlib.closing(sqlite3.connect(temporary)) as catalogue, catalogue:
         catalogue.executescript(SCHEMA)
+        catalogue.executemany("INSERT INTO categories VALUES (?, ?)", names.items())
         catalogue.executemany(
             "INSERT INTO items VALUES (?, ?, ?, ?, ?, ?)",
             (
@@ -368,6 +369,15 @@ def _write_catalogue(path: Path, items: Sequence[Item], port: int) -> None:
 
 
 # A shop from a folder ---------------------------------------------------------------------------
+
+
+def _category_names(images: Path) -> dict[str, str] | None:
+    """Names by category id, of a categories.csv; None where there is none."""
+    table = images / "categories.csv"
+    if not table.is_file():
+        return None
+    with table.open(encoding="utf-8-sig", newline="") as file:
+        return {row["category_id"]: row["category_name"] for row in csv.DictReader(file)}
 
 
 def _read_items(table: Path, content: bytes, images: Path) -> Iterator[Item]:

@@ -89,6 +89,7 @@ class Stack:
                     defaults |= {
                         "FEATURES_IMAGE_HOSTS": shop.image_hosts,
                         CATALOGUE_VARIABLE: f"sqlite:///{shop.catalog_path.resolve()}",
+                        "FEATURES_CATEGORY_NAMES_SQL": str(Path(__file__).with_name("category_names.sql")),
                     }
                 defaults[SEARCH_VARIABLE] = elasticsearch.result()
                 # This process sees the shop as the DAGs do; what was set already stays.

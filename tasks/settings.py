@@ -58,6 +58,9 @@ class Settings(BaseSettings):
     category_pattern: str = "[0-9]{8}"
     """What a category id is, as a regular expression of Python's that matches all of it. It guards the forms,
     the command and the HTTP API against slips; the nightly run takes items of any category."""
+    category_names_sql: Path | None = None
+    """The statement that gives the names of the shop's categories, where it is not
+    sql/catalogue/category_names.sql; without either there are only ids."""
     failure_budget: float = Field(default=0.05, ge=0, le=1)
     """Share of the planned items that may fail before the run does."""
     create_documents: bool = False
@@ -256,7 +259,7 @@ class Settings(BaseSettings):
                 )
         return self
 
-    @field_validator("data_dir", "model_dir", "ca_file")
+    @field_validator("data_dir", "model_dir", "ca_file", "category_names_sql")
     @classmethod
     def _from_repository(cls, value: Path | None) -> Path | None:
         return value and REPOSITORY / value

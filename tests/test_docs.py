@@ -88,8 +88,18 @@ def test_the_view_that_chooses_a_picture_gives_each_item_once(kind, new_catalogu
 
 
 @pytest.mark.parametrize("kind", CATALOGUE_KINDS)
+def test_the_statement_of_names_gives_names(kind, new_catalogue, tmp_path) -> None:
+    _, _, names, *_ = sql_in("your_catalogue.md")
+    shop = new_catalogue(kind)
+    shop.execute(f"create table category (code {shop.text}, title {shop.text})")
+    shop.execute("insert into category values ('00000030', 't-shirt')")
+    (tmp_path / "names.sql").write_text(names)
+    assert Catalogue(shop.connection).category_names(tmp_path / "names.sql") == {"00000030": "t-shirt"}
+
+
+@pytest.mark.parametrize("kind", CATALOGUE_KINDS)
 def test_the_view_of_the_example_is_a_catalogue(kind, new_catalogue, tmp_path, monkeypatch) -> None:
-    view, _, indexes, told = sql_in("your_catalogue.md")
+    view, _, _, indexes, told = sql_in("your_catalogue.md")
     shop = new_catalogue(kind, indexes=False)
     time = shop.time
     shop.execute("drop table items")

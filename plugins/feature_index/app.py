@@ -153,11 +153,12 @@ def _report(dag_id: str, run_id: str) -> dict[str, Any]:
     report = reports.read(request, Settings.load())
     meanings = {status.value: status.meaning for status in Status}
     if report is None:
-        return {"report": None, "bottleneck": None, "groups": [], "meanings": meanings}
+        return {"report": None, "bottleneck": None, "groups": [], "categories": [], "meanings": meanings}
     return {
         "report": report,
         "bottleneck": reports.bottleneck(report),
         "groups": reports.grouped_failures(report),
+        "categories": reports.named_categories(report),
         "meanings": meanings,
     }
 

@@ -12,6 +12,7 @@ from plugins.feature_index import services
 from plugins.feature_index.access import READ, RETRY, start
 from plugins.feature_index.pages import page
 from plugins.feature_index.runs import start_run
+from tasks.runs.category_names import CategoryNames
 from tasks.settings import Settings
 from tasks.statuses import Status
 
@@ -35,7 +36,10 @@ def failures(
     after_item_id: str = "",
 ) -> Response:
     """The ledger, a page at a time."""
-    ledger = services.ledger(Settings.load())
+    settings = Settings.load()
+    ledger = services.ledger(settings)
+    # It may be copied from a page, with its name.
+    category_id = CategoryNames.load(settings).id_of(category_id)
     filters = {"category_id": category_id, "status": str(status), "item_id": item_id}
     found = ledger.page(
         category_id=category_id,

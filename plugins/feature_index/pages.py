@@ -1,8 +1,9 @@
 """Turns what a route found out into an HTML page."""
 
+import functools
 import re
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from fastapi.responses import HTMLResponse
 
 from plugins.feature_index.access import form_token
 from tasks.pictures.picture import FORMATS
+from tasks.runs.category_names import CategoryNames
+from tasks.settings import Settings
 
 _TEMPLATES = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent / "templates"),
@@ -43,7 +46,8 @@ def page(
 ) -> HTMLResponse:
     """A page made from a template, with the headers that keep it to itself.
 
-    Templates also get `root`, the path of our pages, `airflow`, that of Airflow, and `token` for forms.
+    Templates also get `root`, the path of our pages, `airflow`, that of Airflow, `token` for forms, and
+    `named`, which makes of a category's id what people know it by.
 
     Args:
         image_hosts: where the page's pictures may come from, as FEATURES_IMAGE_HOSTS lists hosts; None: it
@@ -57,6 +61,7 @@ def page(
         airflow=root.rpartition("/")[0],
         nonce=nonce,
         token=form_token(user) if user else "",
+        named=_named(),
     )
     # Style and script stand in the page: in a sandboxed frame a browser asks for files without log-in.
     policy = (
@@ -72,6 +77,11 @@ def page(
         "Cache-Control": "no-store",
     }
     return HTMLResponse(html, status, headers)
+
+
+def _named() -> Callable[[str | None], str]:
+    names = functools.cache(lambda: CategoryNames.load(Settings.load()))
+    return lambda category_id: names().of(category_id) if category_id else "-"
 
 
 def _link(url: str | None) -> str | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from tasks import files
+from tasks.runs.category_names import CategoryNames
 from tasks.runs.labels import named_host
 from tasks.runs.nights import last_due
 from tasks.runs.run import Request
@@ -158,9 +159,20 @@ def grouped_failures(report: dict[str, Any]) -> list[Group]:
     return [Group(*key, tuple(items)) for key, items in ordered]
 
 
+def named_categories(report: dict[str, Any]) -> list[str]:
+    """The categories that a run was asked for, as people know them."""
+    asked = report.get("category_ids") or (report.get("retry") or {}).get("category_ids") or []
+    return [CategoryNames(report.get("category_names")).of(category_id) for category_id in asked]
+
+
+def _categories(report: dict[str, Any]) -> list[str]:
+    named = named_categories(report)
+    return [f"categories: {', '.join(named)}"] if named else []
+
+
 def described(report: dict[str, Any]) -> str:
     """A report in a few lines for a terminal."""
-    lines = [f"planned   {report['planned']}"]
+    lines = [*_categories(report), f"planned   {report['planned']}"]
     lines += [f"  {status:<22}{count:>8}" for status, count in report["counts"].items()]
     if len(origins := report.get("origins", {})) > 1:
         lines.append(", ".join(f"{origin} {of_it['planned']}" for origin, of_it in origins.items()))

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, ValidationInfo
 
 from tasks.errors import ConfigurationError, FeatureIndexError, ServiceUnavailableError
+from tasks.runs.category_names import CategoryNames
 from tasks.serve.answers import CODES, MEANINGS, VERSION_HEADER, InferenceError, refused
 from tasks.serve.concurrency import ConcurrencyLimit
 from tasks.serve.features import Feature, Features
@@ -219,7 +220,7 @@ _FORM: dict[str, Any] = {
                         "setting": {
                             "type": "string",
                             "description": "JSON: `output_limit` from 1 to 100, 12 by default; `class`, a "
-                            "category to look in, or `any`",
+                            "category to look in, by its id or as an answer names it, or `any`",
                             "examples": ['{"output_limit": 12}'],
                         },
                     },
@@ -262,10 +263,11 @@ async def process_image(request: Request) -> list[Found]:
 
     def work(given: Asked) -> list[Found]:
         vector = service.features.of_picture(given.photo).vector
+        names = CategoryNames.load(service.settings)
         return [
             Found(
                 path=neighbour.item.img_url,
-                category=neighbour.item.category_id,
+                category=neighbour.item.category_id and names.of(neighbour.item.category_id),
                 item_id=neighbour.item.item_id,
                 score=neighbour.cosine,
             )
@@ -282,8 +284,9 @@ async def predict_class(request: Request) -> list[Probability]:
 
     def work(given: Asked) -> list[Probability]:
         vector = service.features.of_picture(given.photo).vector
+        names = CategoryNames.load(service.settings)
         return [
-            Probability(category=name, probability=probability)
+            Probability(category=names.of(name), probability=probability)
             for name, probability in service.photos.classes(vector)
         ]
 

@@ -15,6 +15,7 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from tasks.runs.category_names import CategoryNames
 from tasks.search.queries import ItemQueries, Neighbour, Scope
 from tasks.serve.answers import refused
 from tasks.settings import Settings
@@ -35,8 +36,9 @@ class Setting(BaseModel):
     model_config = ConfigDict(strict=True, populate_by_name=True, extra="forbid")
 
     output_limit: Annotated[int, Field(ge=1, le=MOST_FOUND)] = 12
-    category: Annotated[str | None, Field(alias="class", min_length=1, max_length=200)] = None
-    """One of the shop's, or `any`; None looks where the photo seems to belong."""
+    category: Annotated[str | None, Field(alias="class", min_length=1, max_length=1_000)] = None
+    """One of the shop's, by its id or with its name as answers have it, or `any`; None looks where the photo
+    seems to belong."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ class PhotoSearch:
         if setting.category is None:
             wanted = tuple(within(self.classes(feature)))
         else:
-            wanted = () if setting.category == ANY else (setting.category,)
+            named = CategoryNames.load(self._settings).id_of(setting.category)
+            wanted = () if setting.category == ANY else (named,)
         scope = Scope(self._version, wanted)
         found = self._index.nearest(feature, scope, setting.output_limit)
         if not found and setting.category not in (None, ANY) and not self._index.count(scope):

@@ -4,6 +4,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -22,6 +23,8 @@ LONGEST_ID = 512
 
 _ROWS_AT_ONCE = 5_000
 _COLUMNS = ("item_id", "item_name", "category_id", "img_url")
+_MOST_NAMES, _LONGEST_NAME = 100_000, 200
+"""Of categories that people see names of; characters of one."""
 _SHOWN_ID = 120
 """Characters of an id that no document can have."""
 _SHOWN = "backslashreplace"
@@ -105,6 +108,34 @@ class Catalogue:
             item_id, img_url = _readers(transaction, rows, columns)
             return {_id(item_id, row.item_id)[0]: img_url(row.img_url, _SHOWN) for row in rows}
 
+    def category_names(self, statement: Path | None = None) -> dict[str, str]:
+        """The names of the categories by id, cut where they are very long; of a category's several names the
+        first. A text that is none is shown as \\xff.
+
+        Args:
+            statement: the file of the statement; None: sql/catalogue/category_names.sql, without which there
+                are no names.
+
+        Raises:
+            ConfigurationError: the statement cannot be read, or does not fit the catalogue.
+            ServiceUnavailableError: the catalogue does not answer.
+        """
+        columns = ["category_id", "category_name"]
+        names: dict[str, str] = {}
+        with self._database.transaction() as transaction:
+            if statement is None and not transaction.file_of("category_names").is_file():
+                return names
+            try:
+                rows = _rows(transaction, statement or "category_names", columns, {})
+            except OSError as error:
+                raise ConfigurationError(f"{transaction.last} cannot be read: {error.strerror}.") from None
+            read_id, read_name = _readers(transaction, rows, columns)
+            for row in rows:
+                category_id, name = read_id(row.category_id, _SHOWN), read_name(row.category_name, _SHOWN)
+                if category_id is not None and name and len(names) < _MOST_NAMES:
+                    names.setdefault(category_id, brief(" ".join(name.split()), _LONGEST_NAME))
+        return names
+
     def missing_indexes(self) -> list[str]:
         """What to create so that planning stays fast in a large catalogue; empty when all is there."""
         with self._database.transaction() as transaction:
@@ -153,7 +184,7 @@ def _refuse_duplicates(transaction: Transaction, statement: str, parameters: Map
 
 
 def _rows(
-    transaction: Transaction, statement: str, columns: Sequence[str], parameters: Mapping[str, Any]
+    transaction: Transaction, statement: str | Path, columns: Sequence[str], parameters: Mapping[str, Any]
 ) -> sa.CursorResult[Any]:
     """The rows of a statement, streamed.
 

@@ -161,19 +161,19 @@ class Transaction:
 
     def run(
         self,
-        statement: str,
+        statement: str | Path,
         parameters: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
         at_once: int = 0,
         within: str = "",
     ) -> sa.CursorResult[Any]:
-        """Run sql/<name>/<statement>.sql, once for each of several `parameters`.
+        """Run sql/<name>/<statement>.sql, or a file of one's own, once for each of several `parameters`.
 
         Args:
             parameters: values by their names in the statement; a list is for `in`.
             at_once: stream the rows, so many at a time, instead of holding all.
             within: another statement, to be run around this one: where it says {statement}.
         """
-        self.last = f"sql/{self._name}/{statement}.sql"
+        self.last = str(statement) if isinstance(statement, Path) else f"sql/{self._name}/{statement}.sql"
         sql = self._sql(statement)
         text = sa.text(self._sql(within).replace("{statement}", sql.rstrip("; \n")) if within else sql)
         if isinstance(parameters, Mapping):
@@ -183,10 +183,15 @@ class Transaction:
         options = {"yield_per": at_once} if at_once else {}
         return self._connection.execute(text, parameters, execution_options=options)
 
-    def _sql(self, statement: str) -> str:
+    def _sql(self, statement: str | Path) -> str:
         """The SQL of a statement without comments: a colon in one would name a parameter."""
-        lines = (STATEMENTS / self._name / f"{statement}.sql").read_text(encoding="utf-8").splitlines()
+        file = statement if isinstance(statement, Path) else self.file_of(statement)
+        lines = file.read_text(encoding="utf-8").splitlines()
         return "\n".join(line for line in lines if not line.lstrip().startswith("--"))
+
+    def file_of(self, statement: str) -> Path:
+        """Where a statement is; an optional one need not be there."""
+        return STATEMENTS / self._name / f"{statement}.sql"
 
     @property
     def dialect(self) -> str:

@@ -14,10 +14,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tasks.errors import ConfigurationError
+from tasks.errors import ConfigurationError, FeatureIndexError
 from tasks.inference.model import feature_version
 from tasks.progress import Progress, silent
 from tasks.runs import packs, reports
+from tasks.runs.category_names import CategoryNames
 from tasks.runs.labels import brief, named_host
 from tasks.runs.run import Origin, Plan, Request, check_category_ids
 from tasks.search.document_fields import DocumentFields
@@ -69,6 +70,8 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
         f"Planning is slower than need be: the catalogue lacks an index ({statement})."
         for statement in catalogue.missing_indexes()
     )
+    names, unnamed = _category_names(catalogue, settings, request)
+    notices += unnamed
     for notice in notices:
         log.warning(notice)
 
@@ -97,7 +100,7 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
     labels: tuple[str, ...] = ()
     if not request.dry_run:
         rows = packs.rows(folder / "items.parquet", ["category_id", "img_url"], at_once=_PAGE)
-        bounds, labels = chunk_bounds(rows, chunk_size(to_do, settings))
+        bounds, labels = chunk_bounds(rows, chunk_size(to_do, settings), names)
         # Not before all that a person may have to set right has been seen.
         if to_do:
             index.prepare()
@@ -137,25 +140,29 @@ def chunk_size(to_do: int, settings: Settings) -> int:
     return size
 
 
-def chunk_bounds(rows: Iterable[Mapping[str, Any]], size: int) -> tuple[tuple[int, ...], tuple[str, ...]]:
+def chunk_bounds(
+    rows: Iterable[Mapping[str, Any]], size: int, names: CategoryNames | None = None
+) -> tuple[tuple[int, ...], tuple[str, ...]]:
     """Cut items into chunks of at least `size`, the last one less, not between two of one URL.
 
     Only a URL that more than LARGEST_CHUNK items share is cut, and so fetched more than once.
 
     Args:
         rows: img_url and category_id of each item, those of one URL together.
+        names: of the categories, for the labels.
 
     Returns:
         Bounds, chunk i holding the items [bounds[i], bounds[i + 1]), and a label for each chunk.
     """
+    names = names or CategoryNames()
     bounds, labels = [0], []
-    position, previous, label = 0, None, _Label()
+    position, previous, label = 0, None, _Label(names)
     for row in rows:
         length = position - bounds[-1]
         if length >= LARGEST_CHUNK or (length >= size and row["img_url"] != previous):
             labels.append(label.text(bounds[-1], position))
             bounds.append(position)
-            label = _Label()
+            label = _Label(names)
         label.add(row)
         previous = row["img_url"]
         position += 1
@@ -163,6 +170,25 @@ def chunk_bounds(rows: Iterable[Mapping[str, Any]], size: int) -> tuple[tuple[in
         labels.append(label.text(bounds[-1], position))
         bounds.append(position)
     return tuple(bounds), tuple(labels)
+
+
+def _category_names(
+    catalogue: Catalogue, settings: Settings, request: Request
+) -> tuple[CategoryNames, tuple[str, ...]]:
+    """The names of the categories, kept for whoever shows them, and what is to be noticed of them.
+
+    Raises:
+        FeatureIndexError: they cannot be read, in a preview; another run does without.
+    """
+    try:
+        names = CategoryNames(catalogue.category_names(settings.category_names_sql))
+        if not request.dry_run:
+            names.save(settings)
+    except FeatureIndexError as error:
+        if request.dry_run:
+            raise
+        return CategoryNames.load(settings), (f"The names of the categories are those of before. {error}",)
+    return names, ()
 
 
 def _selected(catalogue: Catalogue, request: Request) -> Iterator[Item]:
@@ -380,7 +406,8 @@ class _NotCurrent:
 class _Label:
     """Says in a few words what is in a chunk."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: CategoryNames) -> None:
+        self._names = names
         self._categories: set[str | None] = set()
         self._hosts: set[str] = set()
 
@@ -389,7 +416,8 @@ class _Label:
         self._hosts.add(named_host(row["img_url"]))
 
     def text(self, start: int, stop: int) -> str:
-        categories = _one_or_count(self._categories, "category", "categories")
+        named = {id_ if id_ is None else self._names.of(id_) for id_ in self._categories}
+        categories = _one_or_count(named, "category", "categories")
         hosts = _one_or_count(self._hosts, "host", "hosts")
         return f"items {start + 1}-{stop} · {categories} · {hosts}"
 

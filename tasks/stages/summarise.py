@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from tasks import files
 from tasks.errors import RunFailedError
 from tasks.runs import packs, reports
+from tasks.runs.category_names import CategoryNames
 from tasks.runs.run import Chunk, Plan, Request
 from tasks.settings import Settings
 from tasks.shop.ledger import ItemOutcome, Ledger
@@ -30,7 +31,7 @@ def run(plan: Plan, settings: Settings, ledger: Ledger) -> dict[str, Any]:
             report and the ledger are written.
         ServiceUnavailableError: the data dir or the ledger cannot be read or written.
     """
-    report = _begin(plan.request) | {
+    report = _begin(plan.request, settings) | {
         "plan": plan.folder.name,
         "feature_version": plan.feature_version,
         "planned": plan.planned,
@@ -94,20 +95,22 @@ def run_without_plan(dag: str, run: str, settings: Settings, ledger: Ledger) -> 
         ServiceUnavailableError: the data dir or the ledger cannot be read or written.
     """
     request = Request(dag, run)
-    report = _begin(request) | {"planned": 0, "counts": {}, "failures": [], "notices": []}
+    report = _begin(request, settings) | {"planned": 0, "counts": {}, "failures": [], "notices": []}
     reasons = ["planning did not finish; its log says why"]
     _write(report, request, settings, reasons)
     ledger.uncover(dag, run)
     raise _failed(reasons, request, settings)
 
 
-def _begin(request: Request) -> dict[str, Any]:
+def _begin(request: Request, settings: Settings) -> dict[str, Any]:
+    asked = request.category_ids or (request.retry.category_ids if request.retry else ())
     interval = request.interval or ((request.start, request.end) if request.of_times else None)
     return {
         "dag": request.dag,
         "run": request.run,
         "interval": {"start": _iso(interval[0]), "end": _iso(interval[1])} if interval else None,
         "category_ids": list(request.category_ids) or None,
+        "category_names": CategoryNames.load(settings).among(asked) or None,
         "retry": request.to_json()["retry"],
         "start": _iso(request.start),
         "end": _iso(request.end),

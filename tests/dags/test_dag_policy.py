@@ -9,6 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from tasks.runs.category_names import CategoryNames
+from tasks.settings import Settings
 from tasks.statuses import Status
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -60,6 +62,17 @@ def test_each_dag_file_defines_the_dag_of_its_name(dags):
     shared = set((DAGS / ".airflowignore").read_text().split())
     files = {path.stem for path in DAGS.glob("*.py") if path.name not in shared}
     assert files == DAG_IDS
+
+
+def test_forms_name_the_categories_that_the_catalogue_names(tmp_path):
+    names = {f"{number:08}": "{{ 7 * 7 }}" if number else "<b>hat</b>" for number in range(50)}
+    CategoryNames(names).save(Settings(data_dir=tmp_path))
+    dags, errors = _parsed(tmp_path, FEATURES_DATA_DIR=str(tmp_path))
+    assert errors == {}
+    for dag_id in ("category_backfill", "retry_failed_images"):
+        told = dags[dag_id].params.get_param("category_ids").description
+        assert "The shop has: 00000000 <b>hat</b>, 00000001 {{ 7 * 7 }}, 00000002" in told
+        assert told.endswith("00000029 {{ 7 * 7 }}, and 20 more.")
 
 
 def test_dags_are_documented_tagged_and_owned(dags):

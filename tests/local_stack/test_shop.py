@@ -15,6 +15,8 @@ from local_stack import shop as shop_module
 from local_stack.process import free_port
 from local_stack.shop import Shop
 from tasks.errors import ConfigurationError, ServiceUnavailableError
+from tasks.shop.catalogue import Catalogue
+from tasks.shop.connections import CATALOGUE, Connection
 
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
@@ -51,6 +53,12 @@ def seoul_day(text: str) -> str:
     return moment.astimezone(SEOUL).date().isoformat()
 
 
+def names_in_catalogue(shop: Shop) -> dict[str, str]:
+    """Names of categories as the stack's runs read them."""
+    statement = Path(shop_module.__file__).with_name("category_names.sql")
+    return Catalogue(Connection(CATALOGUE, "sqlite", schema=str(shop.catalog_path))).category_names(statement)
+
+
 def row_named(shop: Shop, flaw: str) -> dict[str, Any]:
     (row,) = [row for row in rows(shop) if row["item_name"].endswith(f"({flaw})")]
     return row
@@ -85,6 +93,8 @@ def test_it_has_600_items_in_ten_categories_over_seven_complete_nights(full: Sho
     assert len(items) >= 600
     assert len({item["item_name"] for item in items}) == len(items)
     by_category = Counter(item["category_id"] for item in items)
+    assert set(names_in_catalogue(full)) == set(by_category)
+    assert names_in_catalogue(full)["00000030"] == "longsleeve"
     assert sorted(by_category) == [f"{number:07d}0" for number in range(1, 11)]
     assert min(by_category.values()) >= 20
     by_night = Counter(seoul_day(item["registered_at"]) for item in items)
@@ -421,8 +431,10 @@ def test_category_names_come_from_the_folder(tmp_path: Path) -> None:
     images = folder_with(tmp_path, LINE)
     shop = Shop.from_folder(tmp_path / "shop", images)
     assert shop.category_names()["00000020"] == "hat"
+    assert names_in_catalogue(shop) == {}
     (images / "categories.csv").write_text("category_id,category_name\n00000020,headwear\n")
     assert shop.category_names() == {"00000020": "headwear"}
+    assert names_in_catalogue(Shop.from_folder(tmp_path / "shop", images)) == {"00000020": "headwear"}
 
 
 def test_a_real_shop(tmp_path: Path, shop_photos: Path) -> None:

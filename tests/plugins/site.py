@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from local_stack.airflow import Airflow
+from tasks.runs.category_names import CategoryNames
 from tasks.search.index import SearchIndex
 from tasks.search.mapping import FEATURE, URL, VERSION
 from tasks.settings import Settings
@@ -90,6 +91,7 @@ class Read(HTMLParser):
         self.hrefs: set[str] = set()
         self.actions: set[str] = set()
         self.scripts: list[dict[str, str | None]] = []
+        self.text = ""
 
     @classmethod
     def of(cls, page: str) -> "Read":
@@ -97,6 +99,10 @@ class Read(HTMLParser):
         read = cls()
         read.feed(page)
         return read
+
+    def handle_data(self, data: str) -> None:
+        """Add a text, as a browser shows it."""
+        self.text += data
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         """Note it."""
@@ -145,6 +151,16 @@ def site(
     finally:
         airflow.stop()
         search_client.indices.delete(index=index, ignore_unavailable=True)
+
+
+@contextmanager
+def named(site: Site, names: Mapping[str, str]) -> Iterator[None]:
+    """For the block the categories have these names."""
+    CategoryNames(names).save(site.settings)
+    try:
+        yield
+    finally:
+        CategoryNames().save(site.settings)
 
 
 @contextmanager

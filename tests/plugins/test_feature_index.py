@@ -6,6 +6,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -29,7 +30,7 @@ from tasks.shop.ledger import ItemOutcome, Ledger
 from tasks.stages import summarise
 from tasks.statuses import Status
 from tests.picture_files import saved
-from tests.plugins.site import HOSTILE, Read, Site, published_space
+from tests.plugins.site import HOSTILE, Read, Site, named, published_space
 from tests.scripted_server import Reply, ScriptedServer
 from tests.shop_fixtures import NOON
 
@@ -189,6 +190,35 @@ def test_pages_keep_to_themselves_and_strangers_text_stays_text(site: Site) -> N
         assert answer.headers["X-Content-Type-Options"] == "nosniff"
         assert answer.headers["Referrer-Policy"] == "same-origin"
     assert "https://img.example/2.jpg" in read.hrefs
+
+
+NAMES = ["t-shirt", HOSTILE, "{{ 7 * 7 }}{% raw %}", "חולצות", "n" * 200, "&amp;"]
+
+
+@pytest.mark.usefixtures("book")
+@pytest.mark.parametrize("name", NAMES, ids=lambda name: name[:9])
+def test_pages_show_names_of_categories_as_they_are(site: Site, name: str) -> None:
+    run = f"named-{uuid.uuid4().hex}"
+    write_report(site.settings, BACKFILL, run, category_ids=["00000020"], category_names={"00000020": name})
+    pages = (
+        "/",
+        "/backfill?category_id=00000020",
+        "/failures",
+        f"/runs/{BACKFILL}/{run}",
+        "/similar?item_id=3",
+    )
+    with named(site, {"00000020": name}):
+        for path in pages:
+            answer = site.ask("GET", path)
+            assert answer.status_code == 200, answer.text
+            assert f"00000020 {name}" in Read.of(answer.text).text, path
+            assert "/feature-index/backfill?category_id=00000010" not in Read.of(answer.text).hrefs
+            if HOSTILE in name:
+                assert HOSTILE not in answer.text
+        assert "/feature-index/backfill?category_id=00000020" in Read.of(site.ask("GET", "/").text).hrefs
+        filtered = site.ask("GET", f"/failures?category_id={quote(f'00000020 {name}', safe='')}")
+        assert len(shown_items(filtered.text)) == len(shown_items(site.ask("GET", "/failures").text)) == 50
+    assert name not in Read.of(site.ask("GET", "/").text).text
 
 
 def test_a_gap_becomes_a_backfill_in_the_users_name(site: Site) -> None:
@@ -541,6 +571,12 @@ def test_the_api_s_requests_are_carried_out(site: Site, search_client: Any) -> N
                 ]
                 within = site.ask("POST", "/process_image", "viewer", files=photo).json()
                 assert {one["item_id"] for one in within} == {"1", "2", "3"}
+                with named(site, {"00000020": "hat"}):
+                    classes = site.ask("POST", "/predict_class", "viewer", files=photo)
+                    assert {one["class"] for one in classes.json()} == {"00000010", "00000020 hat"}
+                    hats = {"setting": json.dumps({"class": "00000020 hat"})}
+                    found = site.ask("POST", "/process_image", "viewer", files=photo, data=hats).json()
+                    assert [(one["item_id"], one["class"]) for one in found] == [("3", "00000020 hat")]
             missing = {"item_id": "missing", "img_url": url}
             answer = site.ask("POST", "/saveImagenetFeature", None, headers=bearer(site), json=missing)
             assert error_in(answer) == (409, "waiting_for_document")

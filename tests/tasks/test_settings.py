@@ -30,6 +30,7 @@ VALUES: dict[str, tuple[str, str, Any]] = {
     "FEATURES_TIME_ZONE": ("time_zone", "Europe/Berlin", ZoneInfo("Europe/Berlin")),
     "FEATURES_NIGHTLY_SCHEDULE": ("nightly_schedule", "30 2 * * *", "30 2 * * *"),
     "FEATURES_CATEGORY_PATTERN": ("category_pattern", "[a-z]+(/[a-z]+)*", "[a-z]+(/[a-z]+)*"),
+    "FEATURES_CATEGORY_NAMES_SQL": ("category_names_sql", "/sql/names.sql", Path("/sql/names.sql")),
     "FEATURES_FAILURE_BUDGET": ("failure_budget", "0.2", 0.2),
     "FEATURES_CREATE_DOCUMENTS": ("create_documents", "true", True),
     "FEATURES_MIX_VERSIONS": ("mix_versions", "true", True),

@@ -10,6 +10,7 @@ from elasticsearch import helpers
 from fastapi import Request
 
 from tasks.errors import ConfigurationError
+from tasks.runs.category_names import CategoryNames
 from tasks.search.document_fields import DocumentFields
 from tasks.search.index import SearchIndex
 from tasks.search.mapping import FEATURE, VERSION
@@ -114,6 +115,15 @@ def test_a_class_of_ones_own_or_any_is_taken(search: PhotoSearch, features: Any)
     assert [one.item.item_id for one in anywhere] == brute_force(features, photo, set(CATEGORIES), 100)
 
 
+def test_a_class_may_be_given_with_its_name(search: PhotoSearch, settings: Settings, features: Any) -> None:
+    CategoryNames({"shoes/boots": "Stiefel", "hat": "Hut"}).save(settings)
+    photo = features_of(["hat"], seed=50)[0]
+    chosen = search.nearest(photo, Setting(category="shoes/boots Stiefel", output_limit=5))
+    assert [one.item.item_id for one in chosen] == brute_force(features, photo, {"shoes/boots"}, 5)
+    with pytest.raises(InferenceError, match="no item of 'shoes/boots Hut'"):
+        search.nearest(photo, Setting(category="shoes/boots Hut"))
+
+
 def test_a_class_that_no_item_has_is_refused(search: PhotoSearch) -> None:
     with pytest.raises(InferenceError, match="no item of 'umbrella'") as error:
         search.nearest(features_of(["hat"])[0], Setting(category="umbrella"))
@@ -199,7 +209,7 @@ def test_a_form_of_the_prototype_is_read() -> None:
                 {"output_limit": True},
                 {"class": ""},
                 {"class": 5},
-                {"class": "x" * 201},
+                {"class": "x" * 1_001},
                 {"limit": 5},
             )
         ),

@@ -627,6 +627,73 @@ def test_a_connection_of_another_type_is_refused():
         Catalogue(Connection(CATALOGUE, "mssql", host="h"))
 
 
+# Names of categories ----------------------------------------------------------------------------
+
+NAMES = "select category_id, category_name from categories"
+HOSTILE_NAMES = {
+    "1": "<script>alert(1)</script>",
+    "2": "{{ 7 * 7 }}{% raw %}",
+    "3": "חולצות",
+    "4": "cut " + "x" * 5_000,
+    "5": " two\n lines ",
+    "6": "a\u202eb",
+}
+
+
+def test_names_of_categories(catalogue, statements):
+    reader = Catalogue(catalogue.connection)
+    assert reader.category_names() == {}
+    catalogue.execute(f"create table categories (category_id {catalogue.text}, category_name text)")
+    insert = "insert into categories values (:id, :name)"
+    catalogue.execute(insert, *({"id": id_, "name": name} for id_, name in HOSTILE_NAMES.items()))
+    for id_, name in (("7", None), ("8", ""), (None, "x"), ("1", "another"), ("9", "t-shirt")):
+        catalogue.execute(insert, {"id": id_, "name": name})
+    (statements / "category_names.sql").write_text(NAMES)
+    found = reader.category_names()
+    assert found.pop("1") in ("<script>alert(1)</script>", "another")
+    assert found == {
+        "2": "{{ 7 * 7 }}{% raw %}",
+        "3": "חולצות",
+        "4": f"cut {'x' * 195}…",
+        "5": "two lines",
+        "6": "a\N{REPLACEMENT CHARACTER}b",
+        "9": "t-shirt",
+    }
+
+
+def test_a_name_that_is_no_text_is_shown(of_bytes, tmp_path):
+    catalogue, add = of_bytes
+    add(**row("a", item_name=b"t-\xff"))
+    statement = tmp_path / "names.sql"
+    statement.write_text("select category_id, item_name as category_name from items")
+    assert Catalogue(catalogue.connection).category_names(statement) == {"shirts": r"t-\xff"}
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("select category_id from items", "does not give category_name"),
+        ("select * from no_such_table", "no_such_table"),
+        ("drop table items", "does not fit"),
+        ("", "does not"),
+    ],
+)
+def test_a_statement_of_names_that_does_not_fit_is_named(catalogue, statements, statement, said):
+    (statements / "category_names.sql").write_text(statement)
+    with pytest.raises(ConfigurationError, match=said) as refused:
+        Catalogue(catalogue.connection).category_names()
+    assert "sql/catalogue/category_names.sql" in str(refused.value)
+
+
+def test_a_statement_of_names_that_is_not_there_is_named(new_catalogue, tmp_path):
+    reader = Catalogue(new_catalogue("sqlite").connection)
+    with pytest.raises(ConfigurationError, match=r"nowhere\.sql cannot be read: No such file"):
+        reader.category_names(tmp_path / "nowhere.sql")
+
+
+# Indexes ----------------------------------------------------------------------------------------
+
+
 def test_all_indexes_are_recognised(catalogue):
     assert Catalogue(catalogue.connection).missing_indexes() == []
 

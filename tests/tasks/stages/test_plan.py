@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.files import write_json
 from tasks.runs import packs, reports
+from tasks.runs.category_names import CategoryNames
 from tasks.runs.run import Plan, Request, Retry
 from tasks.search.index import SearchIndex
 from tasks.search.mapping import AT, FEATURE, URL, VERSION
@@ -452,6 +453,63 @@ def test_a_label_shows_any_category_on_one_line():
     assert f"category {long[:59]}… ·" in label(long, long)
     assert "2 categories ·" in label(long, long + "x")
     assert "category a\N{REPLACEMENT CHARACTER}b\N{REPLACEMENT CHARACTER} ·" in label("a\nb\u202e")
+
+
+# Names of categories ----------------------------------------------------------------------------
+
+
+@pytest.fixture
+def named(sqlite_shop, tmp_path):
+    """A shop whose catalogue has names, and what a run's settings have to say of them."""
+    sqlite_shop.catalogue.execute("create table categories (category_id text, category_name text)")
+    statement = tmp_path / "names.sql"
+    statement.write_text("select category_id, category_name from categories")
+
+    def name(category_id, category_name):
+        sqlite_shop.catalogue.execute(
+            "insert into categories values (:id, :name)", {"id": category_id, "name": category_name}
+        )
+
+    name("00000010", "t-shirt")
+    return sqlite_shop, name, {"category_names_sql": statement}
+
+
+def test_labels_name_categories_and_the_names_stay_for_pages(named):
+    shop, name, settings = named
+    shop.stock("a")
+    planned = run(shop, **settings)
+    assert planned.labels == ("items 1-1 · category 00000010 t-shirt · host pictures.example",)
+    assert CategoryNames.load(shop.settings()).of("00000010") == "00000010 t-shirt"
+    shop.catalogue.execute("delete from categories")
+    name("00000010", "{{ 7 * 7 }}" * 100)
+    (label,) = run(shop, **settings).labels
+    assert "category 00000010 {{ 7 * 7 }}{{" in label
+    assert len(label) < 250
+    assert run(shop).labels == ("items 1-1 · category 00000010 · host pictures.example",)
+
+
+def test_a_broken_statement_of_names_is_refused_by_a_preview_and_ends_no_run(named, caplog):
+    shop, _, settings = named
+    shop.stock("a")
+    run(shop, **settings)
+    settings["category_names_sql"].write_text("select category_id, title from categories")
+    dry = Request("d", "r", category_ids=("00000010",), dry_run=True)
+    with pytest.raises(ConfigurationError, match=r"names\.sql .*title"):
+        run(shop, dry, **settings)
+    with caplog.at_level(logging.WARNING):
+        planned = run(shop, **settings)
+    assert planned.labels == ("items 1-1 · category 00000010 t-shirt · host pictures.example",)
+    (notice,) = planned.notices
+    assert "those of before" in notice
+    assert "title" in notice
+    assert notice in caplog.messages
+
+
+def test_a_preview_leaves_the_names_as_they_are(named):
+    shop, _, settings = named
+    shop.stock("a")
+    run(shop, Request("d", "r", category_ids=("00000010",), dry_run=True), **settings)
+    assert CategoryNames.load(shop.settings()).of("00000010") == "00000010"
 
 
 @pytest.mark.parametrize("request_", [{"category_ids": ("30",)}, {"retry": Retry(category_ids=("30",))}])

@@ -12,7 +12,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tasks.errors import RunFailedError, ServiceUnavailableError
-from tasks.runs import packs
+from tasks.runs import packs, reports
+from tasks.runs.category_names import CategoryNames
 from tasks.runs.run import Plan, Request, Retry
 from tasks.settings import Settings
 from tasks.shop.connections import LEDGER, Connection
@@ -98,6 +99,19 @@ chunk_ends = st.lists(
     | st.tuples(st.integers(1, 8), st.sampled_from(["nothing", "download", "extract"])),
     max_size=4,
 )
+
+
+def test_a_report_names_the_categories_that_were_asked_for(tmp_path):
+    settings = settings_of(tmp_path)
+    CategoryNames({"00000010": "t-shirt", "00000020": "hat"}).save(settings)
+    for asked in ({"category_ids": ("00000010", "00000030")}, {"retry": Retry(("00000010", "00000030"))}):
+        request = Request("nightly", "r", dry_run=True, **asked)
+        report, _ = run(make_plan(tmp_path, [[Status.INDEXED]], request=request), settings, tmp_path)
+        assert report["category_names"] == {"00000010": "t-shirt"}
+        assert "categories: 00000010 t-shirt, 00000030\n" in reports.described(report)
+    report, _ = run(make_plan(tmp_path, [[Status.INDEXED]]), settings, tmp_path)
+    assert report["category_names"] is None
+    assert "categories" not in reports.described(report)
 
 
 @hypothesis.settings(deadline=None, max_examples=40)  # each writes its files and a ledger of its own
