@@ -50,7 +50,7 @@ Progress = Mapping[str, Counter[str]]
 
 
 def environment(
-    home: Path, *, shop_env: Mapping[str, str], port: int, all_admins: bool = False
+    home: Path, *, shop_env: Mapping[str, str], port: int, root_path: str = "", all_admins: bool = False
 ) -> dict[str, str]:
     """The variables that make a process part of the Airflow in `home`.
 
@@ -59,7 +59,7 @@ def environment(
     one.
     """
     defaults = _repository_settings() | _TUNING | dict(shop_env)
-    url = f"http://127.0.0.1:{port}"
+    url = f"http://127.0.0.1:{port}{root_path}"
     return {name: os.environ.get(name, value) for name, value in defaults.items()} | {
         "AIRFLOW_HOME": str(home),
         "AIRFLOW__DATABASE__SQL_ALCHEMY_CONN": f"sqlite:///{home / 'airflow.db'}?timeout={_LOCK_SECONDS}",
@@ -163,13 +163,15 @@ class Airflow:
         *,
         shop_env: Mapping[str, str],
         port: int | None = None,
+        root_path: str = "",
         all_admins: bool = False,
     ) -> "Airflow":
         """Start the servers in `folder`, which becomes AIRFLOW_HOME, and return when the DAGs are there.
 
         What an earlier start left running in the folder is ended first. `shop_env` is the shop's own
         settings and connections, where the user's environment does not name others. `port` defaults to a
-        free one; `all_admins` asks nobody for the password.
+        free one; `root_path` is where the UI is there, as /shop/airflow; `all_admins` asks nobody for the
+        password.
 
         Raises:
             ConfigurationError: when the port is taken.
@@ -181,7 +183,7 @@ class Airflow:
         if port is None:
             port = free_port()
         require_free(port, "Airflow's UI", "AIRFLOW_PORT")
-        settings = environment(home, shop_env=shop_env, port=port, all_admins=all_admins)
+        settings = environment(home, shop_env=shop_env, port=port, root_path=root_path, all_admins=all_admins)
         _write_private(_file(home), settings)
         if not (home / "passwords.json").exists():
             _write_private(home / "passwords.json", {cls.username: secrets.token_urlsafe(12)})

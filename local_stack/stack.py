@@ -55,6 +55,7 @@ class Stack:
         stays: bool,
         folder: Path | None = None,
         airflow_port: int | None = None,
+        airflow_path: str = "",
         airflow_settings: Mapping[str, str] | None = None,
     ) -> "Stack":
         """Start what the environment does not name already, and fill it.
@@ -65,6 +66,7 @@ class Stack:
             stays: the servers are to outlive this process, until `stop`, and to serve the HTTP API.
             folder: the shop's state; None takes its place in var/.
             airflow_port: None takes any free one.
+            airflow_path: where the UI is on that port, as /shop/airflow.
             airflow_settings: variables for this Airflow alone.
 
         Raises:
@@ -103,6 +105,7 @@ class Stack:
                     folder / "airflow",
                     shop_env=defaults | dict(airflow_settings or {}),
                     port=airflow_port,
+                    root_path=airflow_path,
                 )
                 if stays:
                     _serve(folder, settings, record)

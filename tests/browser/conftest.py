@@ -18,6 +18,8 @@ from tasks.shop.connections import LEDGER
 from tests.shop_fixtures import remember_model
 
 ITEMS = 140
+PATH = "/shop/airflow"
+"""Where Airflow is on its host. Without a path it is in the tests of the pages."""
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,7 @@ def running(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
             folder=folder,
             say=lambda _: None,
             stays=True,
+            airflow_path=PATH,
             airflow_settings={
                 "AIRFLOW__SCHEDULER__USE_JOB_SCHEDULE": "False",
                 # One bad item is a large share of a category as small as these.

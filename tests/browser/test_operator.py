@@ -3,32 +3,28 @@
 The tests follow one another: a gap is filled, which leaves a failure, which is retried.
 """
 
-import os
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import closing
 from typing import NamedTuple
 from urllib.parse import quote, urlsplit
 
 import pytest
-import requests
 from selenium.webdriver.common.keys import Keys
 
-from local_stack.airflow import COMMAND
 from local_stack.browser import PAGES, REPORT, Browser
 from local_stack.demo import BACKFILL
-from local_stack.process import Server, free_port
 from local_stack.stack import Stack
 from local_stack.up import RETRY
 from tasks.runs import reports
 from tasks.runs.run import Request
+from tests.browser.conftest import PATH
 
 pytestmark = pytest.mark.browser
 
 ROOT = "/feature-index"
 TAB = f"/plugin{ROOT}"
-"""Airflow's own page with our pages in a frame."""
+"""Airflow's own page with our pages in a frame; the whole path of the one that is shown follows in its address."""
 PHONE = (390, 844)
 
 
@@ -67,14 +63,10 @@ def documents(running: Stack, lost: Item) -> int:
 
 
 def path(browser: Browser) -> str:
-    return urlsplit(browser.driver.current_url).path
-
-
-def answers(url: str) -> bool:
-    try:
-        return requests.get(f"{url}/api/v2/version", timeout=30).ok
-    except requests.RequestException:
-        return False
+    """Of the address in the window, below the path that Airflow is at."""
+    found = urlsplit(browser.driver.current_url).path
+    assert found.startswith(f"{PATH}/")
+    return found.removeprefix(PATH)
 
 
 def runs(running: Stack, dag_id: str) -> list[str]:
@@ -163,14 +155,14 @@ def test_a_failure_is_retried(admin: Browser, running: Stack, lost: Item) -> Non
     picture = running.shop.picture(lost.img_url)
     another = next(path for path in sorted(picture.parent.iterdir()) if path.suffix == picture.suffix)
     picture.write_bytes(another.read_bytes())
-    admin.open(f"{TAB}{ROOT}/failures?item_id={lost.item_id}")
+    admin.open(f"{TAB}{PATH}{ROOT}/failures?item_id={lost.item_id}")
     with admin.frame(PAGES):
         assert "gone" in admin.see("[aria-label='Items that failed'] tbody").text
         admin.click("button", f"Retry now: {lost.item_id}")
         admin.see("h1", RETRY)
 
     run_id = ended(running, RETRY)
-    admin.open(f"{TAB}{ROOT}/runs")
+    admin.open(f"{TAB}{PATH}{ROOT}/runs")
     with admin.frame(PAGES):
         admin.click("tbody a", run_id)
         admin.see("h1", run_id)
@@ -260,63 +252,11 @@ def test_pages_fit_a_phone_in_light_and_dark(
         admin.look(1280, 900)
 
 
-def test_pages_ask_nobody_but_the_stack(admin: Browser, running: Stack) -> None:
+def test_pages_ask_nobody_but_the_stack_and_nothing_beside_its_path(admin: Browser, running: Stack) -> None:
     asked = [urlsplit(url) for url in admin.requested()]
     asked_of = Counter(url.netloc for url in asked if url.scheme in ("http", "https", "ws", "wss"))
     airflow = urlsplit(running.airflow.url).netloc
     assert asked_of[airflow] > 20
     assert set(asked_of) == {airflow, running.shop.image_hosts}
-
-
-# Under a path -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def under_a_path(running: Stack) -> Iterator[Browser]:
-    """The same Airflow served under a path, and a browser in which nobody has logged in."""
-    airflow = running.airflow
-    port = free_port()
-    url = f"http://127.0.0.1:{port}/shop/airflow"
-    settings = {
-        "AIRFLOW__API__BASE_URL": url,
-        "AIRFLOW__API__PORT": str(port),
-        "FEATURES_INDEX": running.settings.index,
-    }
-    server = Server.start(
-        "api-server under a path",
-        [*COMMAND, "api-server"],
-        airflow.home / "api-server-under-a-path.log",
-        env=os.environ | airflow.environment | settings,
-        cwd=airflow.home,
-    )
-    try:
-        with Browser.opened(url) as opened:
-            server.wait_until(lambda: answers(url), 60)
-            yield opened
-    finally:
-        server.stop()
-
-
-def test_pages_and_links_hold_under_a_path(under_a_path: Browser, running: Stack) -> None:
-    here = under_a_path
-    running.airflow.pause(BACKFILL)  # what is started here is only to be seen
-    here.open(TAB)
-    here.log_in(running.airflow.username, running.airflow.password)
-    with here.frame(PAGES):
-        here.click("nav a", "Failures")
-        here.see("h1", "Failures")
-        here.click("nav a", "Coverage")
-        here.click("a", "Backfill missing features")
-        here.see("h1", "Backfill of category")
-        here.click("button", "Start the backfill")
-        here.see("h1", BACKFILL)
-        here.click("main a", "plan")
-    here.wait(lambda: path(here).endswith("/tasks/plan"), "the task's page")
-    here.click("a", "Details")
-    here.click("a[href$='/plugin/feature-report']", REPORT)
-    with here.frame(REPORT):
-        here.see("h1", BACKFILL)
-    asked = {urlsplit(url) for url in here.requested()}
-    paths = {url.path for url in asked if url.scheme == "http"}
-    assert {path for path in paths if not path.startswith("/shop/airflow/")} == set()
-    assert len(paths) > 20
+    beside = {url.path for url in asked if url.netloc == airflow and not url.path.startswith(f"{PATH}/")}
+    assert beside == set()
