@@ -24,7 +24,7 @@ pytestmark = pytest.mark.browser
 
 ROOT = "/feature-index"
 TAB = f"/plugin{ROOT}"
-"""Airflow's own page with our pages in a frame; the whole path of the one that is shown follows in its address."""
+"""Airflow's own page with our pages in a frame; in its address follows the whole path of the one shown."""
 PHONE = (390, 844)
 
 
