@@ -116,11 +116,10 @@ class Database:
         except sa.exc.StatementError as error:
             asked = transaction.last if transaction else f"The connection {self._conn_id}"
             raise self._explained(error, asked) from None
-        except UnicodeError as error:
+        except UnicodeError:
             # Of a driver: texts of types of their own, such as citext, are decoded there.
             asked = transaction.last if transaction else f"The connection {self._conn_id}"
-            unfit = isinstance(error, UnicodeEncodeError)
-            raise (UnfitValueError if unfit else ConfigurationError)(
+            raise ConfigurationError(
                 f"{asked} does not fit the {self._name} {self._place}: a text of it is in no valid encoding. "
                 f"{self._remedy}"
             ) from None
@@ -172,6 +171,9 @@ class Transaction:
             parameters: values by their names in the statement; a list is for `in`.
             at_once: stream the rows, so many at a time, instead of holding all.
             within: another statement, to be run around this one: where it says {statement}.
+
+        Raises:
+            UnfitValueError: no text of the database can be one of the values.
         """
         self.last = str(statement) if isinstance(statement, Path) else f"sql/{self._name}/{statement}.sql"
         sql = self._sql(statement)
@@ -181,7 +183,15 @@ class Transaction:
             # With a type, so that no value at all can be written too.
             text = text.bindparams(*(sa.bindparam(name, expanding=True, type_=sa.String) for name in lists))
         options = {"yield_per": at_once} if at_once else {}
-        return self._connection.execute(text, parameters, execution_options=options)
+        try:
+            return self._connection.execute(text, parameters, execution_options=options)
+        except UnicodeDecodeError:  # of what it gives
+            raise
+        except ValueError:
+            raise UnfitValueError(
+                f"{self.last} was given a text that the {self._name} cannot hold: one with a NUL, or with "
+                "what is no character in its encoding."
+            ) from None
 
     def _sql(self, statement: str | Path) -> str:
         """The SQL of a statement without comments: a colon in one would name a parameter."""

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from tasks.errors import ConfigurationError
 from tasks.shop import database
 from tasks.shop.connections import Connection
-from tasks.shop.database import Database, batched
+from tasks.shop.database import Database, UnfitValueError, batched
 
 
 @pytest.fixture(params=["sqlite", "timestamptz"], ids=["sqlite", "postgresql"])
@@ -51,6 +51,20 @@ def test_a_statement_runs_once_for_each_of_several_rows(shelf, store, count):
     with shelf.transaction() as transaction:
         transaction.run("add", rows)
     assert things(store) == {row["name"]: row["number"] for row in rows}
+
+
+@pytest.mark.parametrize("name", ["a\0", "a\udcff"])
+def test_a_text_that_it_cannot_hold_is_unfit(shelf, store, name):
+    """As a form or a shell may bring it."""
+    if name == "a\0" and store.kind == "sqlite":
+        with shelf.transaction() as transaction:
+            assert transaction.run("among", {"names": [name]}).all() == []
+        return
+    with (
+        pytest.raises(UnfitValueError, match=r"sql/shelf/among\.sql .* cannot hold"),
+        shelf.transaction() as it,
+    ):
+        it.run("among", {"names": [name]})
 
 
 @pytest.mark.parametrize(
