@@ -14,7 +14,7 @@ SHOP := $(if $(IMAGES),--images "$(IMAGES)")
 help:  ## what there is
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
 
-demo: model  ## one night and one category on a shop of its own; IMAGES=folder takes your pictures
+demo: model  ## one night and a backfill on a shop of its own; IMAGES=folder takes your pictures
 	@$(BIN)/python -m local_stack.demo $(SHOP)
 
 up: model  ## the same shop left running behind Airflow's UI; IMAGES=folder, AIRFLOW_PORT=8080

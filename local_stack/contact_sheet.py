@@ -1,8 +1,9 @@
-"""Draws what the index finds: a picture a row, and the five pictures that Elasticsearch says are nearest."""
+"""Draws what the index finds: a picture a row, and the five that Elasticsearch says are nearest."""
 
 import os
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from functools import cache
 from itertools import chain, islice, zip_longest
 from pathlib import Path
@@ -13,12 +14,19 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from local_stack.shop import Shop
 from tasks.errors import ConfigurationError
+from tasks.inference.model import feature_version
 from tasks.search.queries import Item, ItemQueries, Scope
+from tasks.serve.answers import InferenceError
+from tasks.serve.features import Features
+from tasks.serve.photos import PhotoSearch, Setting
+from tasks.settings import Settings
+from tasks.space.categories import within
 
 NEIGHBOURS = 5
 CANDIDATES_PER_CATEGORY = 1_000
 """How many of a category's items we look through for one that has its feature."""
 
+Feature = NDArray[np.float32]
 Colour = tuple[int, int, int]
 
 GROUND: Colour = (250, 249, 247)
@@ -79,6 +87,76 @@ def contact_sheet(index: ItemQueries, version: str, shop: Shop, path: Path, quer
 
 def nearest(index: ItemQueries, version: str, shop: Shop, queries: int) -> list[Row]:
     """At most `queries` rows, the categories taking turns; none where no item has a feature of `version`."""
+    card = _cards(shop)
+
+    def feature_of(item: Item) -> Feature | None:
+        found = index.item(item.item_id) if item.version == version else None
+        return found[1] if found else None
+
+    rows = []
+    for item, feature in _choose_queries(
+        index, shop.newest_items(CANDIDATES_PER_CATEGORY), feature_of, queries
+    ):
+        found = index.nearest(feature, Scope(version, without=item.item_id), NEIGHBOURS)
+        rows.append(Row(card(item), [card(other.item, other.cosine) for other in found]))
+    return rows
+
+
+def photo_sheet(
+    index: ItemQueries, settings: Settings, shop: Shop, before: datetime, path: Path, photos: int = 8
+) -> Path:
+    """Search by photos that are in no index; draw what they were taken for and their neighbours to `path`.
+
+    The photos are those of items of as many categories as there are, registered `before` a time, whose
+    documents have no feature.
+
+    Raises:
+        ConfigurationError: no space is published, or there is no such item.
+    """
+    search = PhotoSearch(index, feature_version(settings), settings)
+    space = search.space
+    with Features(settings) as features:
+        rows = taken_for(index, search, features, shop, before, photos)
+    if not rows:
+        raise ConfigurationError("Every picture of the shop is in the index, so none is left to search with.")
+    draw_contact_sheet(
+        rows,
+        path,
+        title="Search by photo",
+        subtitle=f"photos that are in no index; {index.name}, feature space {space.version}",
+        query="photo",
+    )
+    return path
+
+
+def taken_for(
+    index: ItemQueries, search: PhotoSearch, features: Features, shop: Shop, before: datetime, photos: int
+) -> list[Row]:
+    """At most `photos` rows, the categories taking turns; a row's query says what it was taken for."""
+    names, card = shop.category_names(), _cards(shop)
+
+    def feature_of(item: Item) -> Feature | None:
+        if item.version or not item.img_url:
+            return None
+        try:
+            return features.of_picture(shop.picture(item.img_url).read_bytes()).vector
+        except (OSError, InferenceError):
+            return None
+
+    rows = []
+    for item, feature in _choose_queries(
+        index, shop.newest_items(CANDIDATES_PER_CATEGORY, before=before), feature_of, photos
+    ):
+        classes = search.classes(feature)
+        likeliest = within(classes)
+        said = [f"{names.get(one, one)} ({share:.0%})" for one, share in classes if one in likeliest]
+        found = search.nearest(feature, Setting(output_limit=NEIGHBOURS))
+        query = replace(card(item), name=f"taken for {' or '.join(said)}")
+        rows.append(Row(query, [card(other.item, other.cosine) for other in found]))
+    return rows
+
+
+def _cards(shop: Shop) -> Callable[..., Card]:
     names = shop.category_names()
 
     def card(item: Item, cosine: float | None = None) -> Card:
@@ -86,45 +164,44 @@ def nearest(index: ItemQueries, version: str, shop: Shop, queries: int) -> list[
         picture = shop.picture(item.img_url) if item.img_url else None
         return Card(picture, item.item_name or item.item_id, names.get(category, category), cosine)
 
-    rows = []
-    for item, feature in _choose_queries(index, version, shop, queries):
-        found = index.nearest(feature, Scope(version, without=item.item_id), NEIGHBOURS)
-        rows.append(Row(card(item), [card(other.item, other.cosine) for other in found]))
-    return rows
+    return card
 
 
 def _choose_queries(
-    index: ItemQueries, version: str, shop: Shop, queries: int
-) -> list[tuple[Item, NDArray[np.float32]]]:
+    index: ItemQueries,
+    by_category: Mapping[str, Sequence[str]],
+    feature_of: Callable[[Item], Feature | None],
+    queries: int,
+) -> list[tuple[Item, Feature]]:
     """Items with a feature, the categories taking turns."""
-    by_category = (
-        _with_feature(index, version, item_ids)
-        for item_ids in shop.newest_items(CANDIDATES_PER_CATEGORY).values()
-    )
-    in_turn = chain.from_iterable(zip_longest(*by_category))
+
+    def of_category(item_ids: Sequence[str]) -> Iterator[tuple[Item, Feature]]:
+        for item in index.items(item_ids).values():
+            if (feature := feature_of(item)) is not None:
+                yield item, feature
+
+    in_turn = chain.from_iterable(zip_longest(*map(of_category, by_category.values())))
     return list(islice((found for found in in_turn if found is not None), queries))
 
 
-def _with_feature(
-    index: ItemQueries, version: str, item_ids: Sequence[str]
-) -> Iterator[tuple[Item, NDArray[np.float32]]]:
-    for item_id, item in index.items(item_ids).items():
-        found = index.item(item_id) if item.version == version else None
-        if found and found[1] is not None:
-            yield item, found[1]
-
-
-def draw_contact_sheet(rows: Sequence[Row], path: Path, *, subtitle: str = "") -> None:
-    """Write the rows to `path` as a PNG, whole or not at all."""
+def draw_contact_sheet(
+    rows: Sequence[Row],
+    path: Path,
+    *,
+    title: str = "Nearest pictures",
+    subtitle: str = "",
+    query: str = "query",
+) -> None:
+    """Write the rows to `path` as a PNG, whole or not at all; what is searched with is called `query`."""
     width = 2 * MARGIN + (NEIGHBOURS + 1) * CELL + NEIGHBOURS * GAP + GAP
     height = HEADER + len(rows) * (CELL + CAPTION + GAP) + MARGIN - GAP
     sheet = Image.new("RGB", (width, height), GROUND)
     pen = ImageDraw.Draw(sheet)
-    pen.text((MARGIN, 34), "Nearest pictures", fill=INK, font=_font(34))
+    pen.text((MARGIN, 34), title, fill=INK, font=_font(34))
     pen.text((MARGIN + 2, 78), subtitle, fill=FAINT, font=_font(15))
-    _legend(pen, width - MARGIN, 88)
+    _legend(pen, width - MARGIN, 88, query)
     for column in range(NEIGHBOURS + 1):
-        text = f"nearest {column}" if column else "query"
+        text = f"nearest {column}" if column else query
         pen.text((_left(column), 116), text, fill=FAINT if column else QUERY, font=_font(15))
     for number, row in enumerate(rows):
         top = HEADER + number * (CELL + CAPTION + GAP)
@@ -146,8 +223,8 @@ def _left(column: int) -> int:
     return MARGIN + column * (CELL + GAP) + (GAP if column else 0)
 
 
-def _legend(pen: ImageDraw.ImageDraw, right: int, middle: int) -> None:
-    text = "same category as the query; the number is the cosine similarity"
+def _legend(pen: ImageDraw.ImageDraw, right: int, middle: int, query: str) -> None:
+    text = f"same category as the {query}; the number is the cosine similarity"
     left = right - pen.textlength(text, font=_font(14))
     pen.text((left, middle), text, fill=FAINT, font=_font(14), anchor="lm")
     pen.ellipse((left - 18, middle - 5, left - 8, middle + 5), fill=SAME)

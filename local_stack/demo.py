@@ -1,23 +1,26 @@
-"""`make demo`: one night and one category through Airflow's scheduler, and a picture of what came of it."""
+"""`make demo`: one night and a backfill through Airflow's scheduler, and pictures of what came of it."""
 
 import argparse
 import sys
 import time
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 from local_stack import stack
 from local_stack.airflow import Progress
-from local_stack.contact_sheet import contact_sheet
+from local_stack.contact_sheet import contact_sheet, photo_sheet
 from local_stack.process import interrupt_when_told_to_end
+from local_stack.shop import Shop
 from local_stack.stack import Stack
 from tasks import files
-from tasks.errors import FeatureIndexError, RunFailedError
+from tasks.errors import ConfigurationError, FeatureIndexError, RunFailedError
 from tasks.runs import reports
 from tasks.search.document_fields import DocumentFields
 from tasks.search.queries import ItemQueries
 from tasks.shop.connections import SEARCH, Connection
+from tasks.space import fit
 
 NIGHTLY = "nightly_feature_index"
 BACKFILL = "category_backfill"
@@ -74,24 +77,46 @@ def _show(running: Stack) -> None:
         running.airflow.unpause(dag_id)
     if shop is None:
         _run(running, NIGHTLY, "The last complete night", {})
-        _say("The backfill and the contact sheet need the demo's own shop; they are left out.")
+        _say("The backfill and the contact sheets need the demo's own shop; they are left out.")
         return
     night = shop.newest_night()
     zone = running.settings.time_zone
     day = night[0].astimezone(zone).date()
     report = _run(running, NIGHTLY, f"The night of {day} ({zone})", {}, interval=night)
-    category_id = shop.first_category()
-    name = shop.category_names().get(category_id, "")
-    _run(running, BACKFILL, f"Backfill of category {category_id} {name}", {"category_ids": [category_id]})
-    path = contact_sheet(
-        ItemQueries(
-            Connection.from_environment(SEARCH), running.settings.index, DocumentFields.of(running.settings)
-        ),
-        report["feature_version"],
-        shop,
-        running.settings.data_dir / "contact_sheet.png",
-    )
-    _say(f"\nContact sheet: {path}")
+    category_ids, since = shop.most_items()
+    title = f"Backfill of {len(category_ids)} categories, items since {since.astimezone(zone):%Y-%m-%d %H:%M}"
+    _run(running, BACKFILL, title, backfill_conf(shop))
+    settings, index = running.settings, queries(running)
+    path = contact_sheet(index, report["feature_version"], shop, settings.data_dir / "contact_sheet.png")
+    _say(f"\nContact sheet: {path}\n")
+    learn(running, _say)
+    try:
+        path = photo_sheet(index, settings, shop, since, settings.data_dir / "contact_sheet_photos.png")
+    except ConfigurationError as error:
+        _say(f"No second contact sheet, of photos that are in no index. {error}")
+    else:
+        _say(f"\nContact sheet of photos that are in no index: {path}")
+
+
+def backfill_conf(shop: Shop) -> dict[str, Any]:
+    """What a backfill of most of the shop is started with."""
+    category_ids, since = shop.most_items()
+    return {"category_ids": category_ids, "registered_from": since.isoformat()}
+
+
+def queries(running: Stack) -> ItemQueries:
+    """The shop's index."""
+    settings = running.settings
+    return ItemQueries(Connection.from_environment(SEARCH), settings.index, DocumentFields.of(settings))
+
+
+def learn(running: Stack, say: Callable[[str], None]) -> None:
+    """Do what the DAG feature_space does, and say what came of it; too few items are no error here."""
+    try:
+        fit.take_snapshot(queries(running), running.settings)
+        say(fit.described(fit.fit(running.settings)))
+    except (ConfigurationError, RunFailedError) as error:
+        say(f"No feature space was published. {error}")
 
 
 def _run(

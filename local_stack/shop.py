@@ -55,6 +55,9 @@ CREATE INDEX items_registered_at ON items (registered_at);
 CREATE INDEX items_category_id ON items (category_id);
 """
 
+_MOST_ITEMS = 1_000
+"""That a demo computes features of."""
+
 COLUMNS = ("item_id", "item_name", "category_id", "img_path", "registered_at")
 """What an items.csv has to have."""
 
@@ -205,25 +208,32 @@ class Shop:
         start = _midnight(datetime.fromisoformat(newest).replace(tzinfo=UTC))
         return start.astimezone(UTC), (start + timedelta(days=1)).astimezone(UTC)
 
-    def first_category(self) -> str:
-        """The category with the most items; of equals the one with the smallest id."""
+    def most_items(self) -> tuple[list[str], datetime]:
+        """The categories, and a time (UTC) since which nine tenths of the items were registered, or 1,000 of
+        many more: what a demo fills the index with, so that some photos are in none.
+        """
         with _reading(self.catalog_path) as catalogue:
-            (category_id,) = catalogue.execute(
-                "SELECT category_id FROM items GROUP BY category_id"
-                " ORDER BY count(*) DESC, category_id LIMIT 1"
+            categories = catalogue.execute("SELECT DISTINCT category_id FROM items ORDER BY category_id")
+            category_ids = [str(category_id) for (category_id,) in categories]
+            (since,) = catalogue.execute(
+                "SELECT registered_at FROM items ORDER BY registered_at DESC"
+                " LIMIT 1 OFFSET (SELECT max(min(count(*) * 9 / 10, ?) - 1, 0) FROM items)",
+                (_MOST_ITEMS,),
             ).fetchone()
-        return str(category_id)
+        return category_ids, datetime.fromisoformat(since).replace(tzinfo=UTC)
 
-    def newest_items(self, limit: int) -> dict[str, list[str]]:
-        """Ids of each category's newest items, at most `limit`, by category id."""
+    def newest_items(self, limit: int, *, before: datetime | None = None) -> dict[str, list[str]]:
+        """Ids of each category's newest items, at most `limit`, by category id; `before` leaves out those
+        registered at this time or later.
+        """
         newest: dict[str, list[str]] = {}
         with _reading(self.catalog_path) as catalogue:
             for category_id, item_id in catalogue.execute(
                 "SELECT category_id, item_id FROM ("
                 " SELECT category_id, item_id,"
                 " row_number() OVER (PARTITION BY category_id ORDER BY registered_at DESC, item_id) AS place"
-                " FROM items) WHERE place <= ? ORDER BY category_id, place",
-                (limit,),
+                " FROM items WHERE registered_at < ?) WHERE place <= ? ORDER BY category_id, place",
+                (_as_text(before or datetime.max.replace(tzinfo=UTC)), limit),
             ):
                 newest.setdefault(category_id, []).append(item_id)
         return newest

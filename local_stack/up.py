@@ -6,17 +6,20 @@ from pathlib import Path
 
 from local_stack import stack
 from local_stack.airflow import Airflow
-from local_stack.demo import BACKFILL, NIGHTLY
+from local_stack.demo import BACKFILL, NIGHTLY, backfill_conf, learn
 from local_stack.process import interrupt_when_told_to_end, port_from_environment
 from local_stack.stack import Stack
-from tasks.errors import FeatureIndexError
+from tasks.errors import ConfigurationError, FeatureIndexError
+from tasks.inference.model import feature_version
 from tasks.search.client import address
 from tasks.shop.connections import SEARCH, Connection
+from tasks.space.published import published
 
 AIRFLOW_PORT = 8080
 
 RETRY = "retry_failed_images"
 HOUSEKEEPING = "picture_features_housekeeping"
+SPACE = "feature_space"
 
 
 def main() -> int:
@@ -42,9 +45,16 @@ def up(images: Path | None) -> None:
     airflow = Airflow.running(stack.shop_folder(images) / "airflow")
     if airflow is None:
         port = port_from_environment("AIRFLOW_PORT", AIRFLOW_PORT)
-        airflow = Stack.start(images, say=print, stays=True, airflow_port=port).airflow
-        for dag_id in (NIGHTLY, BACKFILL, RETRY, HOUSEKEEPING):
-            airflow.unpause(dag_id)
+        running = Stack.start(images, say=print, stays=True, airflow_port=port)
+        airflow = running.airflow
+        try:
+            airflow.unpause(BACKFILL)
+            _prepare_photos(running)
+            for dag_id in (NIGHTLY, RETRY, HOUSEKEEPING, SPACE):
+                airflow.unpause(dag_id)
+        except BaseException:
+            stack.stop(running.folder)
+            raise
         print("\nThe nightly run starts by itself where a night is due, the hourly ones at their minute.")
     else:
         print("The shop runs already.")
@@ -63,6 +73,21 @@ Reports        {airflow.environment["FEATURES_DATA_DIR"]}/<dag>/<run>/report.jso
 
 Press Trigger on {BACKFILL} to see its form. `bin/airflow` talks to this Airflow; `make down` ends it all."""
     )
+
+
+def _prepare_photos(running: Stack) -> None:
+    """Fill most of the stack's own shop and learn a feature space, which search by photo needs, unless one is
+    published.
+    """
+    if running.shop is None:
+        return
+    try:
+        published(running.settings, feature_version(running.settings))
+    except ConfigurationError:
+        print("Filling the index, and learning what search by photo needs ...")
+        airflow = running.airflow
+        airflow.wait(BACKFILL, airflow.trigger(BACKFILL, conf=backfill_conf(running.shop)))
+        learn(running, print)
 
 
 def down() -> None:

@@ -1,4 +1,6 @@
+import io
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -6,11 +8,27 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from local_stack.contact_sheet import Card, Row, contact_sheet, draw_contact_sheet, nearest
+from local_stack.contact_sheet import (
+    Card,
+    Row,
+    contact_sheet,
+    draw_contact_sheet,
+    nearest,
+    photo_sheet,
+    taken_for,
+)
 from local_stack.shop import Shop
 from tasks.errors import ConfigurationError
 from tasks.search.queries import ItemQueries
-from tests.shop_fixtures import search_connection
+from tasks.serve.answers import refused
+from tasks.serve.features import Feature
+from tasks.serve.photos import PhotoSearch
+from tasks.settings import Settings
+from tasks.space.categories import CategoryModel
+from tasks.space.published import Space, publish
+from tasks.space.vectors import Codes, Compact
+from tasks.statuses import Status
+from tests.shop_fixtures import remember_model, search_connection
 
 if TYPE_CHECKING:
     from elasticsearch import Elasticsearch
@@ -140,6 +158,83 @@ def test_without_features_it_says_what_to_run(
     ):
         contact_sheet(queries, VERSION, shop, tmp_path / "sheet.png")
     assert not (tmp_path / "sheet.png").exists()
+
+
+# Photos that are in no index -------------------------------------------------------------------
+
+LATER = datetime(2026, 3, 5, tzinfo=UTC)
+
+
+class ByColour:
+    """Features of the shop's pictures, whose colours tell their categories; nothing else has one."""
+
+    def of_picture(self, content: bytes) -> Feature:
+        with Image.open(io.BytesIO(content)) as picture:
+            found = [id_ for id_, colour in COLOURS.items() if picture.getpixel((0, 0)) == colour]
+        if not found:
+            raise refused(Status.CORRUPT, "no colour of ours")
+        return Feature("", np.array(feature(f"{found[0][-3:]}3"), np.float32))
+
+
+def photo_search(queries: ItemQueries, data_dir: Path, sureness: float) -> PhotoSearch:
+    """With a space published that tells the categories apart by their planes."""
+    weights = np.zeros((3, 2048), np.float32)
+    for row, category_id in enumerate(COLOURS):
+        plane = 2 * int(category_id[-2])
+        weights[row, plane : plane + 2] = sureness
+    space = Space(
+        VERSION,
+        Compact(np.zeros(2048, np.float32), np.eye(2048, 128, dtype=np.float32)),
+        Codes(np.eye(128, dtype=np.float32)),
+        CategoryModel(tuple(COLOURS), weights, np.zeros(3, np.float32)),
+    )
+    settings = Settings(data_dir=data_dir)
+    publish(space, settings)
+    return PhotoSearch(queries, VERSION, settings)
+
+
+KEPT_BACK = {f"0{plane}0{number}" for plane in (2, 5, 7) for number in (6, 7)}
+
+
+def test_photos_in_no_index_are_taken_for_their_category_and_find_its_items(
+    queries: ItemQueries, shop: Shop, add_features: Callable[..., None], tmp_path: Path
+) -> None:
+    add_features([item_id for item_id in ALL if item_id not in KEPT_BACK])
+    search = photo_search(queries, tmp_path / "data", sureness=20.0)
+    found = taken_for(queries, search, ByColour(), shop, LATER, 5)  # type: ignore[arg-type]
+    assert [row.query.category for row in found] == ["hat", "pants", "shoes", "hat", "pants"]
+    for row in found:
+        assert row.query.name == f"taken for {row.query.category} (100%)"
+        assert {card.category for card in row.neighbours} == {row.query.category}
+        assert len(row.neighbours) == 5
+        assert row.neighbours[0].name == "thing 3", "the one with the same feature"
+    assert taken_for(queries, search, ByColour(), shop, datetime(2026, 3, 4, tzinfo=UTC), 5) == []  # type: ignore[arg-type]
+
+
+def test_an_unsure_photo_is_taken_for_two_and_a_broken_one_is_left_out(
+    queries: ItemQueries, shop: Shop, add_features: Callable[..., None], tmp_path: Path
+) -> None:
+    add_features([item_id for item_id in ALL if item_id not in KEPT_BACK])
+    Image.new("RGB", (9, 9)).save(shop.image_root / "00000050.png")
+    (shop.image_root / "00000070.png").unlink()
+    search = photo_search(queries, tmp_path / "data", sureness=0.1)
+    found = taken_for(queries, search, ByColour(), shop, LATER, 5)  # type: ignore[arg-type]
+    assert [row.query.category for row in found] == ["hat", "hat"]
+    first, second = found[0].query.name.removeprefix("taken for ").split(" or ")
+    assert first.startswith("hat (")
+    assert second.split(" ")[0] in ("pants", "shoes")
+
+
+@pytest.mark.model
+def test_the_photo_sheet_names_what_is_missing(
+    queries: ItemQueries, shop: Shop, add_features: Callable[..., None], tmp_path: Path
+) -> None:
+    path, settings = tmp_path / "photos.png", Settings(data_dir=tmp_path / "data")
+    remember_model(settings.data_dir)
+    add_features(ALL)
+    with pytest.raises(ConfigurationError, match="Run the DAG feature_space"):
+        photo_sheet(queries, settings, shop, LATER, path)
+    assert not path.exists()
 
 
 def drawn(path: Path, *rows: Row) -> Image.Image:

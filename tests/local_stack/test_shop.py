@@ -59,6 +59,11 @@ def names_in_catalogue(shop: Shop) -> dict[str, str]:
     return Catalogue(Connection(CATALOGUE, "sqlite", schema=str(shop.catalog_path))).category_names(statement)
 
 
+def moment(text: str) -> datetime:
+    """A time as the catalogue has it."""
+    return datetime.fromisoformat(text).replace(tzinfo=UTC)
+
+
 def row_named(shop: Shop, flaw: str) -> dict[str, Any]:
     (row,) = [row for row in rows(shop) if row["item_name"].endswith(f"({flaw})")]
     return row
@@ -169,9 +174,19 @@ def test_the_newest_night_is_found(full: Shop) -> None:
     )
 
 
-def test_the_first_category_has_the_most_items(full: Shop) -> None:
-    counts = Counter(item["category_id"] for item in rows(full))
-    assert counts[full.first_category()] == max(counts.values())
+def test_most_items_are_all_but_the_oldest_tenth_and_a_thousand_at_most(
+    full: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registered = sorted(item["registered_at"] for item in rows(full))
+    category_ids, since = full.most_items()
+    assert category_ids == [f"{number:07d}0" for number in range(1, 11)]
+    assert since == moment(registered[-(len(registered) * 9 // 10)])
+    monkeypatch.setattr(shop_module, "_MOST_ITEMS", 50)
+    assert full.most_items() == (category_ids, moment(registered[-50]))
+    older = full.newest_items(1_000, before=since)
+    expected = {item["item_id"] for item in rows(full) if moment(item["registered_at"]) < since}
+    assert {item_id for item_ids in older.values() for item_id in item_ids} == expected
+    assert len(expected) == len(registered) - len(registered) * 9 // 10
 
 
 def test_newest_items_are_grouped_by_category(full: Shop) -> None:
@@ -404,7 +419,8 @@ def test_nights_and_categories_are_the_shop_s_own(tmp_path: Path, monkeypatch: p
     monkeypatch.setenv("FEATURES_CATEGORY_PATTERN", "[a-z]+/[a-z]+")
     images = folder_with(tmp_path, LINE.replace("00000020", "shoes/boots"))
     shop = Shop.from_folder(tmp_path / "shop", images)
-    assert shop.first_category() == "shoes/boots"
+    assert shop.most_items() == (["shoes/boots"], datetime(2026, 3, 4, 1, tzinfo=UTC))
+    assert shop.newest_items(1, before=shop.most_items()[1]) == {}
     night = (datetime(2026, 3, 3, 23, tzinfo=UTC), datetime(2026, 3, 4, 23, tzinfo=UTC))
     assert shop.newest_night(now=datetime(2026, 3, 20, tzinfo=UTC)) == night
     with pytest.raises(ConfigurationError, match=r"FEATURES_CATEGORY_PATTERN, '\[a-z\]\+/\[a-z\]\+'"):
@@ -417,14 +433,6 @@ def test_a_changed_item_counts_by_its_change(tmp_path: Path) -> None:
     with sqlite3.connect(shop.catalog_path) as catalogue:
         catalogue.execute("UPDATE items SET updated_at = '2026-03-10 12:00:00.000000'")
     assert shop.newest_night(now=datetime(2026, 3, 20, tzinfo=UTC))[0] == datetime(2026, 3, 9, 15, tzinfo=UTC)
-
-
-def test_of_equal_categories_the_smallest_id_is_first(tmp_path: Path) -> None:
-    lines = "".join(
-        LINE.replace("0a1", str(number)).replace("00000020", category)
-        for number, category in enumerate(("00000050", "00000030", "00000050", "00000030", "00000010"))
-    )
-    assert Shop.from_folder(tmp_path / "shop", folder_with(tmp_path, lines)).first_category() == "00000030"
 
 
 def test_category_names_come_from_the_folder(tmp_path: Path) -> None:
