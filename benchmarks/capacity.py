@@ -1,4 +1,4 @@
-"""docs/capacity.md: what a million items take, by the figures that were measured last."""
+"""docs/capacity.md and docs/first_fill.md: what many items take, by the figures that were measured last."""
 
 import json
 import math
@@ -11,11 +11,16 @@ import jinja2
 from benchmarks.figures import Figure
 from tasks.settings import REPOSITORY, Settings
 
-TEMPLATE = Path(__file__).with_name("capacity.md.jinja")
+PAGES = ("capacity.md", "first_fill.md")
+"""In docs/; each has its template here."""
+TEMPLATES = Path(__file__).parent
+_PHOTO = 28.7
+"""kB of an average photo of the shop that the benchmarks have."""
 
 
-def page(results: Mapping[str, Mapping[str, Any]]) -> str:
-    """The template with these results of benchmarks, as docs/figures.json keeps them, and settings' defaults.
+def page(name: str, results: Mapping[str, Mapping[str, Any]]) -> str:
+    """The page's template with these results of benchmarks, as docs/figures.json keeps them, and settings'
+    defaults.
 
     Raises:
         KeyError: it names a figure that is not there.
@@ -29,12 +34,13 @@ def page(results: Mapping[str, Mapping[str, Any]]) -> str:
         undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
     )
     environment.filters |= {"duration": duration, "figures": _significant}
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
+    return environment.from_string((TEMPLATES / f"{name}.jinja").read_text(encoding="utf-8")).render(
         figure=lambda benchmark, name: figures[benchmark, name].shown,
         value=lambda benchmark, name: figures[benchmark, name].value,
         source=lambda name: f"`{name}`, {results[name]['date']}, {results[name]['machine']}",
         default=lambda name: Settings.model_fields[name].default,
         log=math.log,
+        photo=_PHOTO,
         slots=lambda pool: json.loads((REPOSITORY / "dags" / "pools.json").read_text())[pool]["slots"],
     )
 

@@ -1,6 +1,7 @@
 """Keeps what was measured last in docs/figures.json, and prints it in the docs.
 
-python -m benchmarks.record    prints docs/figures.md, docs/capacity.md and the README's table anew
+python -m benchmarks.record    prints docs/figures.md, the pages of benchmarks/capacity.py and the README's
+                               table anew
 """
 
 import platform
@@ -45,11 +46,12 @@ def print_pages(results: Results) -> None:
     """Write all that shows figures anew.
 
     Raises:
-        KeyError: docs/capacity.md needs a figure that is not there.
+        KeyError: a page needs a figure that is not there.
     """
     _write(DOCS / "figures.md", page(results))
     _write(README, with_table(README.read_text(encoding="utf-8"), readme_table(results)))
-    _write(DOCS / "capacity.md", capacity.page(results))
+    for name in capacity.PAGES:
+        _write(DOCS / name, capacity.page(name, results))
 
 
 def page(results: Results) -> str:

@@ -1,7 +1,8 @@
 """
 # Category backfill
 
-Gives every item of the chosen categories its picture feature, unless the feature is current.
+Gives every item of the chosen categories, or of the whole catalogue, its picture feature, unless the feature
+is current.
 
 1. **plan** reads the catalogue, skips what the index has already, and splits the rest into chunks.
 2. **features**, for each chunk: **download**, **extract**, **index**.
@@ -10,6 +11,9 @@ Gives every item of the chosen categories its picture feature, unless the featur
 
 **Safe to start twice.** Current features are skipped, so a second run does only the rest; `force` recomputes
 everything, for example after pictures were replaced under the same URL.
+
+**First fill.** `all_items` takes the whole catalogue: docs/first_fill.md says in which order, how long it
+takes and how to stop it.
 
 **Preview.** `dry_run` counts the items and those already current, and estimates traffic and time.
 Nothing is fetched or written.
@@ -31,8 +35,10 @@ def _request(context: Context) -> Request:
     params = context["params"]
     start, end = params["registered_from"], params["registered_to"]
     category_ids = filled_in(params["category_ids"])
-    if not category_ids:
-        raise ConfigurationError("No category is given. Enter one or more category ids, one per line.")
+    if not category_ids and not params["all_items"]:
+        raise ConfigurationError(
+            "No category is given. Enter one or more category ids, one per line, or choose all items."
+        )
     zone = Settings.load().time_zone
     return Request(
         dag=context["dag_run"].dag_id,
@@ -40,6 +46,7 @@ def _request(context: Context) -> Request:
         start=parse_time(start, "registered_from", zone) if start else None,
         end=parse_time(end, "registered_to", zone) if end else None,
         category_ids=category_ids,
+        all_items=params["all_items"],
         force=params["force"],
         dry_run=params["dry_run"],
     )
@@ -56,12 +63,19 @@ with DAG(
     tags=TAGS,
     params={
         "category_ids": Param(
-            type="array",
+            None,
+            type=["null", "array"],
             title="Categories",
             description="Category ids, one per line; FEATURES_CATEGORY_PATTERN says what they look like."
             + CATEGORIES,
             items=CATEGORY_ID,
             minItems=1,
+        ),
+        "all_items": Param(
+            False,
+            type="boolean",
+            title="All items",
+            description="The whole catalogue instead, as for the first fill. Preview it first.",
         ),
         "registered_from": Param(
             None,

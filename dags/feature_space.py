@@ -2,7 +2,7 @@
 # Feature space
 
 Learns from the features in the index what search by photo needs: compact vectors, 128-bit codes, and a
-model that tells the category of a picture.
+model that tells the category of a picture. It starts on Sundays at 7 in `FEATURES_TIME_ZONE`.
 
 1. **snapshot** reads all features of the current version from the index into one file,
    `spaces/snapshot.h5` in the data dir.
@@ -21,7 +21,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from airflow.sdk import DAG, task
+from airflow.sdk import DAG, CronTriggerTimetable, task
 
 from dags.feature_stages import DEFAULT_ARGS, IO, SEARCHING, TAGS, progress, services
 from tasks.settings import Settings
@@ -53,8 +53,8 @@ with DAG(
     dag_id="feature_space",
     description="Learns from all features what search by photo needs",
     doc_md=__doc__,
-    # On Sundays, when a night has usually ended.
-    schedule="0 22 * * 6",
+    # On Sundays at 7, when a night has usually ended.
+    schedule=CronTriggerTimetable("0 7 * * 0", timezone=Settings.load().time_zone.key),
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,

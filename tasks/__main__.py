@@ -49,7 +49,7 @@ def _run(arguments: argparse.Namespace) -> None:
     settings = Settings.load()
     start = parse_time(arguments.start, "--from", settings.time_zone) if arguments.start else None
     end = parse_time(arguments.end, "--to", settings.time_zone) if arguments.end else None
-    if not arguments.category and start is None and end is None:
+    if not (arguments.category or arguments.all or start or end):
         start, end = last_night(now, settings)
     request = Request(
         dag=DAG,
@@ -57,6 +57,7 @@ def _run(arguments: argparse.Namespace) -> None:
         start=start,
         end=end,
         category_ids=tuple(arguments.category),
+        all_items=arguments.all,
         force=arguments.force,
         dry_run=arguments.dry_run,
         reconcile=arguments.reconcile,
@@ -170,6 +171,7 @@ def _parser() -> argparse.ArgumentParser:
         "--to", dest="end", metavar="TIME", help="and before this one; both left out: last night"
     )
     _add_repeatable(one, "--category", "ID", "items of this category instead")
+    one.add_argument("--all", action="store_true", help="all items of the catalogue instead: the first fill")
     one.add_argument(
         "--reconcile", action="store_true", help="then also items whose documents lost their feature"
     )

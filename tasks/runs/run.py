@@ -63,7 +63,7 @@ class Request:
 
     `dag` and `run` name its folder. With `category_ids` it takes the items of these categories
     registered in [start, end), either end open when None; with `retry`, items of the ledger; with
-    neither, those changed in [start, end).
+    `all_items`, the whole catalogue; with none of them, the items changed in [start, end).
     """
 
     dag: str
@@ -72,6 +72,7 @@ class Request:
     end: datetime | None = None
     category_ids: tuple[str, ...] = ()
     retry: Retry | None = None
+    all_items: bool = False
     force: bool = False
     dry_run: bool = False
     interval: tuple[datetime, datetime] | None = None
@@ -86,7 +87,7 @@ class Request:
     @property
     def of_times(self) -> bool:
         """Whether it takes what changed in a range of time."""
-        return not self.category_ids and self.retry is None
+        return not (self.category_ids or self.retry or self.all_items)
 
     def __post_init__(self) -> None:
         for name in (self.dag, self.run):
@@ -95,6 +96,11 @@ class Request:
         if self.start is not None and self.end is not None and self.end <= self.start:
             raise ConfigurationError(
                 f"The range ends before it starts: from {self.start.isoformat()} to {self.end.isoformat()}."
+            )
+
+        if self.all_items and (self.category_ids or self.retry or self.start or self.end):
+            raise ConfigurationError(
+                "A run of all items takes neither categories nor times: leave them out, or take these alone."
             )
 
     def folder(self, data_dir: Path) -> Path:
@@ -120,12 +126,13 @@ class Request:
             )
             if retry
             else None,
+            # Plans of an earlier version do not say it, nor what stands below.
+            all_items=value.get("all_items", False),
             force=value["force"],
             dry_run=value["dry_run"],
             interval=(datetime.fromisoformat(interval[0]), datetime.fromisoformat(interval[1]))
             if interval
             else None,
-            # Plans of an earlier version do not say it.
             scheduled=value.get("scheduled", False),
             reconcile=value.get("reconcile", False),
             notices=tuple(value["notices"]),

@@ -92,6 +92,10 @@ class Catalogue:
         asked = list(category_ids)
         return self._items("categories", {"category_ids": asked} | times, "category_id", asked)
 
+    def all(self) -> Iterator[Item]:
+        """All items, whether they have a category and times or not; order and errors as for `changed`."""
+        return self._items("all", {})
+
     def of_ids(self, item_ids: Sequence[str]) -> Iterator[Item]:
         """These items, without those that left the catalogue; errors as for `changed`.
 

@@ -207,6 +207,8 @@ class _Page:
     """Catalogue rows, and the failures by item id that are to be mended by them, if it is a retry."""
 
     items: Sequence[Item]
+    if request.all_items:
+        return catalogue.all()
     failures: Mapping[str, Failure] = field(default_factory=dict)
     tried: bool = True
     """Whether the items are planned; else only what became of the failures by now counts."""

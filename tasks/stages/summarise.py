@@ -111,6 +111,7 @@ def _begin(request: Request, settings: Settings) -> dict[str, Any]:
         "interval": {"start": _iso(interval[0]), "end": _iso(interval[1])} if interval else None,
         "category_ids": list(request.category_ids) or None,
         "category_names": CategoryNames.load(settings).among(asked) or None,
+        "all_items": request.all_items,
         "retry": request.to_json()["retry"],
         "start": _iso(request.start),
         "end": _iso(request.end),

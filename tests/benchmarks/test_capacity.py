@@ -1,4 +1,4 @@
-"""docs/capacity.md takes its numbers from the figures and from settings."""
+"""docs/capacity.md and docs/first_fill.md take their numbers from the figures and from settings."""
 
 import pytest
 
@@ -16,8 +16,8 @@ RESULTS = {
 
 @pytest.fixture
 def template(tmp_path, monkeypatch):
-    monkeypatch.setattr(capacity, "TEMPLATE", tmp_path / "capacity.md.jinja")
-    return capacity.TEMPLATE
+    monkeypatch.setattr(capacity, "TEMPLATES", tmp_path)
+    return tmp_path / "capacity.md.jinja"
 
 
 @pytest.mark.parametrize(
@@ -36,14 +36,14 @@ def template(tmp_path, monkeypatch):
 )
 def test_a_template_shows_figures_and_what_follows_from_them(template, text, page):
     template.write_text(text)
-    assert capacity.page(RESULTS) == page
+    assert capacity.page("capacity.md", RESULTS) == page
 
 
 @pytest.mark.parametrize("name", ["no such figure", "Pictures"])
 def test_a_figure_that_is_not_there_is_named(template, name):
     template.write_text(f"{{{{ figure('speed', '{name}') }}}}")
     with pytest.raises(KeyError, match=name):
-        capacity.page(RESULTS)
+        capacity.page("capacity.md", RESULTS)
 
 
 @pytest.mark.parametrize(

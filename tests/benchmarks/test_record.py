@@ -15,8 +15,9 @@ README = f"before\n{record.BEGIN}\nold\n{record.END}\nafter\n"
 def docs(tmp_path, monkeypatch):
     monkeypatch.setattr(record, "DOCS", tmp_path)
     monkeypatch.setattr(record, "README", tmp_path / "README.md")
-    monkeypatch.setattr(capacity, "TEMPLATE", tmp_path / "capacity.md.jinja")
-    capacity.TEMPLATE.write_text("")
+    monkeypatch.setattr(capacity, "TEMPLATES", tmp_path)
+    for name in capacity.PAGES:
+        (tmp_path / f"{name}.jinja").write_text("")
     monkeypatch.setattr(record, "machine", lambda: "1 core")
     (tmp_path / "README.md").write_text(README)
     return tmp_path
@@ -73,5 +74,6 @@ def test_the_pages_show_what_is_kept():
     results = files.read_json(record.DOCS / "figures.json")
     readme = record.README.read_text(encoding="utf-8")
     assert (record.DOCS / "figures.md").read_text(encoding="utf-8") == record.page(results)
-    assert (record.DOCS / "capacity.md").read_text(encoding="utf-8") == capacity.page(results)
+    for name in capacity.PAGES:
+        assert (record.DOCS / name).read_text(encoding="utf-8") == capacity.page(name, results)
     assert record.with_table(readme, record.readme_table(results)) == readme

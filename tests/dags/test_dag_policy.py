@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from tasks.errors import ConfigurationError
 from tasks.runs.category_names import CategoryNames
 from tasks.settings import Settings
 from tasks.statuses import Status
@@ -127,6 +128,7 @@ def test_schedules(dags):
     assert nightly.max_active_runs == 1
     assert set(dags["category_backfill"].params) == {
         "category_ids",
+        "all_items",
         "registered_from",
         "registered_to",
         "force",
@@ -151,6 +153,8 @@ def test_a_shop_elsewhere_has_its_own_nights_and_categories(tmp_path):
     assert errors == {}
     timetable = dags["nightly_feature_index"].timetable
     assert (timetable.expression, str(timetable.timezone)) == ("30 2 * * 1-5", "Europe/Berlin")
+    timetable = dags["feature_space"].timetable
+    assert (timetable.expression, str(timetable.timezone)) == ("0 7 * * 0", "Europe/Berlin")
     for dag_id in ("category_backfill", "retry_failed_images"):
         param = dags[dag_id].params.get_param("category_ids")
         good = ["shoes/boots", "shoes", "7", ""]
@@ -194,7 +198,7 @@ def test_a_retry_offers_every_status_that_the_ledger_can_hold(dags):
         (["000000300"], False),
         ([30], False),
         ("00000030", False),
-        (None, False),
+        (None, True),  # nothing is given: all items, or the run is refused
     ],
 )
 def test_category_ids_param(dags, value, good):
@@ -206,6 +210,28 @@ def test_category_ids_param(dags, value, good):
     else:
         with pytest.raises(ParamValidationError):
             param.resolve(value)
+
+
+def _backfill(dag, **given):
+    """What is asked for by a form with these values, all else left as it is."""
+    from dags.category_backfill import _request
+
+    params = {name: given.get(name, dag.params.get_param(name).value) for name in dag.params}
+    return _request({"params": params, "dag_run": SimpleNamespace(dag_id=dag.dag_id, run_id="manual")})
+
+
+def test_a_backfill_takes_categories_or_all_items_and_nothing_by_itself(dags):
+    backfill = dags["category_backfill"]
+    request = _backfill(backfill, all_items=True)
+    assert (request.all_items, request.category_ids) == (True, ())
+    request = _backfill(backfill, category_ids=["all", "00000030", ""])
+    assert (request.all_items, request.category_ids) == (False, ("all", "00000030"))
+    for nothing in (None, [], ["", ""]):
+        with pytest.raises(ConfigurationError, match="No category is given"):
+            _backfill(backfill, category_ids=nothing)
+    for choice in ({"category_ids": ["00000030"]}, {"registered_from": "2026-10-01"}):
+        with pytest.raises(ConfigurationError, match="neither categories nor times"):
+            _backfill(backfill, all_items=True, **choice)
 
 
 @pytest.mark.parametrize("value", [None, [], ["", ""]])

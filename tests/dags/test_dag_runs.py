@@ -170,11 +170,10 @@ def _clear_plan(stack, dag_id, run_id):
 
 def test_preview_touches_nothing(stack):
     before = stack.search.indices.get_mapping(index=stack.index), _sequence_numbers(stack)
-    _, state, report = _run(stack, BACKFILL, conf={"category_ids": [HATS], "dry_run": True})
-    hats = _in_catalogue(stack, "category_id = ?", HATS)
+    _, state, report = _run(stack, BACKFILL, conf={"all_items": True, "dry_run": True})
     assert state == "success"
-    assert report["counts"] == {"current": 0, "to_do": len(hats)}
-    assert report["planned"] == len(hats) > 0
+    assert report["counts"] == {"current": 0, "to_do": ITEMS}
+    assert report["planned"] == len(_in_catalogue(stack, "true")) == ITEMS
     assert report["expected"]["from_runs"] == 0
     assert not stack.requested
     assert (stack.search.indices.get_mapping(index=stack.index), _sequence_numbers(stack)) == before
@@ -206,8 +205,9 @@ def test_what_a_person_has_to_mend_ends_the_log_without_retries(stack, conf, mes
 def test_category_that_is_not_8_digits_is_refused_at_the_form(stack):
     from tasks.errors import ConfigurationError
 
-    with pytest.raises(ConfigurationError, match="category_ids"):
-        stack.airflow.trigger(BACKFILL, conf={"category_ids": ["60"]})
+    for conf in ({"category_ids": ["60"]}, {"category_ids": []}, {"category_ids": [], "all_items": True}):
+        with pytest.raises(ConfigurationError, match="category_ids"):
+            stack.airflow.trigger(BACKFILL, conf=conf)
 
 
 def test_chunk_whose_task_died_is_unfinished_and_clearing_plan_does_it(stack, tmp_path):

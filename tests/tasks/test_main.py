@@ -260,6 +260,24 @@ def test_a_preview(sqlite_shop, image_server, run_here):
     assert FEATURE not in described["mappings"]["properties"]
 
 
+def test_all_items_and_those_of_a_category_named_all(sqlite_shop, image_server, run_here):
+    shop, names = sqlite_shop, {"FEATURES_CATEGORY_PATTERN": "[a-z]+"}
+    stock(shop, image_server, "1", "2")
+    shop.stock("named all", img_url=image_server.url("/1.jpg"), category_id="all")
+    shop.stock("in none", img_url=image_server.url("/2.jpg"), category_id=None)
+    _, _, report = run_here(shop, "--category", "all", "--dry-run", **names)
+    assert (report["planned"], report["all_items"]) == (1, False)
+    _, _, report = run_here(shop, "--all", "--dry-run", **names)
+    assert (report["planned"], report["all_items"]) == (4, True)
+    assert requested(image_server) == []
+
+    code, _, report = run_here(shop, "--all", **names)
+    assert (code, report["counts"]) == (0, {"indexed": 4})
+    assert set(shop.versions().values()) == {report["feature_version"]}
+    code, _, report = run_here(shop, "--all", **names)
+    assert (code, report["counts"]) == (0, {"current": 4})
+
+
 # As a command -----------------------------------------------------------------------------------
 
 
@@ -320,6 +338,12 @@ BAD = {
     "no hosts": ({"FEATURES_IMAGE_HOSTS": None}, NIGHT, ["FEATURES_IMAGE_HOSTS"]),
     "a setting that cannot be": ({"FEATURES_CHUNK_SIZE": "many"}, NIGHT, ["FEATURES_CHUNK_SIZE", "many"]),
     "a category that is none": ({}, ("--category", "30"), ["'30'", "FEATURES_CATEGORY_PATTERN"]),
+    "all, and some of them": (
+        {},
+        ("--all", "--category", CATEGORY),
+        ["all items takes neither categories nor times"],
+    ),
+    "all, and those of a range": ({}, ("--all", "--from", "2026-10-05"), ["neither categories nor times"]),
     "a range that ends first": (
         {},
         ("--from", "2026-10-05", "--to", "2026-10-01"),
@@ -411,7 +435,9 @@ def test_help(monkeypatch, capsys, arguments):
         module.main()
     assert ended.value.code == 0
     printed = capsys.readouterr().out
-    for part in {"--help": ["AIRFLOW_CONN_SHOP_CATALOG"], "run": ["--category", "--dry-run"]}[arguments[0]]:
+    for part in {"--help": ["AIRFLOW_CONN_SHOP_CATALOG"], "run": ["--category", "--all", "--dry-run"]}[
+        arguments[0]
+    ]:
         assert part in printed
 
 

@@ -35,14 +35,16 @@ retries = st.builds(
 @st.composite
 def requests(draw):
     bounds = sorted(draw(st.lists(times, min_size=2, max_size=2, unique=True)))
-    start, end = (bound if draw(st.booleans()) else None for bound in bounds)
+    all_items = draw(st.booleans())
+    start, end = (bound if not all_items and draw(st.booleans()) else None for bound in bounds)
     return Request(
         dag=draw(names),
         run=draw(names),
         start=start,
         end=end,
-        category_ids=draw(categories),
-        retry=draw(st.none() | retries),
+        category_ids=() if all_items else draw(categories),
+        retry=None if all_items else draw(st.none() | retries),
+        all_items=all_items,
         force=draw(st.booleans()),
         dry_run=draw(st.booleans()),
         interval=draw(st.none() | st.tuples(times, times)),
@@ -58,8 +60,17 @@ def test_a_request_comes_back_from_json(request):
 
 def test_a_request_of_an_earlier_version_is_read():
     stored = Request("nightly", "r").to_json()
-    del stored["scheduled"]
+    for name in ("scheduled", "reconcile", "all_items"):
+        del stored[name]
     assert Request.from_json(stored) == Request("nightly", "r")
+
+
+@pytest.mark.parametrize(
+    "also", [{"category_ids": ("all",)}, {"retry": Retry()}, {"start": datetime(2026, 10, 1, tzinfo=UTC)}]
+)
+def test_all_items_are_not_some_of_them(also):
+    with pytest.raises(ConfigurationError, match="neither categories nor times"):
+        Request("backfill", "r", all_items=True, **also)
 
 
 @given(requests(), times, st.lists(texts, max_size=4), st.integers(0, 10**9))

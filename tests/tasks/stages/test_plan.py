@@ -146,6 +146,22 @@ def test_a_category_and_its_range(shop):
     assert ids(run(shop, since)) == {"late"}
 
 
+def test_all_items_whatever_they_lack(shop):
+    shop.stock("a", "named all", category_id="all")
+    shop.stock("b", category_id=None)
+    shop.stock("undated", "future", registered_at=NOON + timedelta(days=9_000))
+    shop.catalogue.execute("alter table items rename to article")
+    shop.catalogue.execute(
+        "create view items as select item_id, item_name, category_id, img_url, "
+        "case when item_id <> 'undated' then registered_at end as registered_at, updated_at from article"
+    )
+    everything = {"a", "named all", "b", "undated", "future"}
+    planned = run(shop, Request("d", "r", all_items=True))
+    assert (ids(planned), planned.origins) == (everything, {})
+    named = Request("d", "r", category_ids=("all",))
+    assert ids(run(shop, named, category_pattern="[a-z]+")) == {"a", "named all"}
+
+
 def test_documents_whose_url_is_nowhere_stop_before_any_work(sqlite_shop):
     shop = sqlite_shop
     shop.catalogue.add("a", url_of("a"))
