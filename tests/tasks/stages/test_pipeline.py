@@ -19,14 +19,23 @@ ITEMS = ("a", "b", "c")
 pytestmark = [pytest.mark.model, pytest.mark.usefixtures("model_version")]
 
 
-@pytest.fixture
-def run(sqlite_shop, image_server, monkeypatch, loaded_model):
-    """Runs all items, one a chunk, and gives the report."""
+@pytest.fixture(autouse=True)
+def model(monkeypatch, loaded_model):
+    """Loaded once for all runs of this process."""
     for stage in ("extract", "pipeline"):
         monkeypatch.setattr(f"tasks.stages.{stage}.load", lambda _: loaded_model)
+
+
+def stock(shop, image_server, **columns):
     for seed, item_id in enumerate(ITEMS):
         image_server.answer(f"/{item_id}.jpg", Reply(body=draw(CATEGORY, seed).data))
-        sqlite_shop.stock(item_id, img_url=image_server.url(f"/{item_id}.jpg"))
+        shop.stock(item_id, img_url=image_server.url(f"/{item_id}.jpg"), **columns)
+
+
+@pytest.fixture
+def run(sqlite_shop, image_server):
+    """Runs all items, one a chunk, and gives the report."""
+    stock(sqlite_shop, image_server)
     request = Request("pipeline", "run", category_ids=(CATEGORY,))
     settings = sqlite_shop.settings(image_hosts=(image_server.host,), chunk_size=1)
 
@@ -37,6 +46,20 @@ def run(sqlite_shop, image_server, monkeypatch, loaded_model):
             run.report = json.loads(reports.path(request, settings).read_text())
 
     return run
+
+
+def test_every_stage_on_mariadb_with_one_row_that_is_invalid(new_shop, image_server):
+    shop = new_shop("datetime(6)")
+    stock(shop, image_server, category_id="shoes/boots")
+    shop.catalogue.execute("alter table items modify item_name varbinary(191)")
+    shop.stock("bad", category_id="shoes/boots", item_name=b"\xff")
+    settings = shop.settings(image_hosts=(image_server.host,), category_pattern=".+", failure_budget=1)
+    ended = []
+    for name in ("first", "second"):
+        request = Request("pipeline", name, category_ids=("shoes/boots",))
+        ended.append(pipeline.run(request, settings, shop.services)["counts"])
+    assert ended == [{"indexed": 3, "invalid_row": 1}, {"current": 3, "invalid_row": 1}]
+    assert {item_id for item_id, version in shop.versions().items() if version} == set(ITEMS)
 
 
 def after(stage, monkeypatch, what):
