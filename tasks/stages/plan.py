@@ -192,6 +192,8 @@ def _category_names(
 
 
 def _selected(catalogue: Catalogue, request: Request) -> Iterator[Item]:
+    if request.all_items:
+        return catalogue.all()
     start, end = request.start or EARLIEST, request.end or LATEST
     if not request.category_ids and (start, end) == (EARLIEST, LATEST):
         raise ConfigurationError(
@@ -207,8 +209,6 @@ class _Page:
     """Catalogue rows, and the failures by item id that are to be mended by them, if it is a retry."""
 
     items: Sequence[Item]
-    if request.all_items:
-        return catalogue.all()
     failures: Mapping[str, Failure] = field(default_factory=dict)
     tried: bool = True
     """Whether the items are planned; else only what became of the failures by now counts."""
@@ -251,7 +251,7 @@ def _of_invalid_row(failure: Failure) -> bool:
 def _looked_for(catalogue: Catalogue, failures: Mapping[str, Failure]) -> Iterator[_Page]:
     """The rows of these failures, whatever their ids: all of the catalogue is read."""
     left = dict(failures)
-    rows = (item for item in catalogue.changed(EARLIEST, LATEST) if item.item_id in failures)
+    rows = (item for item in catalogue.all() if item.item_id in failures)
     for items in batched(rows, _PAGE):
         found = {item.item_id: failures[item.item_id] for item in items}
         for item_id in found:
