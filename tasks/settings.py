@@ -137,7 +137,7 @@ class Settings(BaseSettings):
     """Bytes that the process behind the HTTP API may take for its data."""
 
     exact_search_documents: int = Field(default=20_000, ge=0)
-    """Documents up to which the page of similar items offers exact search."""
+    """Documents up to which the page Search by photo offers exact search."""
 
     nightly_deadline_hours: float = Field(default=6.0, gt=0)
     """Hours after which a nightly run that is not done is overdue, and an alert is sent."""

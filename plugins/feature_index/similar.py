@@ -1,4 +1,4 @@
-"""The page of similar items: those that look like an item, an uploaded photo or the picture at a URL."""
+"""The page Search by photo: the items that look like a photo, like the picture at a URL, or like an item."""
 
 import base64
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from tasks.inference.model import DIMENSIONS, feature_version
 from tasks.search.exact import exact_nearest
 from tasks.search.queries import Item, ItemQueries, Scope
 from tasks.serve.client import Inference, InferenceError
-from tasks.serve.photos import ANY, PhotoSearch
+from tasks.serve.photos import ANY, MOST_FOUND, PhotoSearch
 from tasks.settings import Settings
 from tasks.space.categories import Ranked, within
 from tasks.statuses import Status
@@ -35,6 +35,8 @@ _SHOWN_BYTES = 700_000
 
 Text = Annotated[str, Query(max_length=_LONGEST_TEXT)]
 Field = Annotated[str, Form()]
+Limit = Annotated[int, Query(ge=1, le=MOST_FOUND)]
+LimitField = Annotated[int, Form(ge=1, le=MOST_FOUND)]
 
 router = APIRouter(dependencies=READ, default_response_class=Response)
 
@@ -62,14 +64,18 @@ def similar_to_item(
     q: Text = "",
     item_id: str = "",
     category_id: str = "",
+    limit: Limit = _NEIGHBOURS,
     compare: bool = False,
 ) -> Response:
-    """Items that match a text, or those that look like one of them."""
+    """Items that match a text, those that look like one of them, or some to start from."""
     settings = Settings.load()
     index = services.item_queries(settings)
     if not item_id:
-        matches = index.find(q, _MATCHES) if q else None
-        return _page(request, user, settings, q=q, matches=matches)
+        if q:
+            shown = {"q": q, "matches": index.find(q, _MATCHES)}
+        else:
+            shown = {"newest": index.newest(feature_version(settings), _MATCHES)}
+        return _page(request, user, settings, category_id=category_id, limit=limit, **shown)
     found = index.item(item_id)
     if found is None:
         raise HTTPException(
@@ -79,37 +85,48 @@ def similar_to_item(
     if feature is None or item.version != feature_version(settings):
         return _page(request, user, settings, lacking=item)
     sought = Sought(item.item_name or item.item_id, feature, item.img_url, item)
-    return _neighbours(request, user, settings, index, sought, category_id, compare)
+    return _neighbours(request, user, settings, index, sought, category_id, limit, compare)
 
 
 @router.post("/similar", dependencies=[Depends(from_our_page)])
 def similar_to_picture(
     request: Request,
     user: GetUserDep,
-    photo: UploadFile | None = None,
+    photo: list[UploadFile] | None = None,
     url: Field = "",
     name: Field = "",
     feature: Field = "",
     picture: Field = "",
     category_id: Field = "",
+    limit: LimitField = _NEIGHBOURS,
     compare: Annotated[bool, Form()] = False,
 ) -> Response:
     """Items that look like a photo, like the picture at a URL, or like either once its feature is known."""
     settings = Settings.load()
+    photos = [one for one in photo or [] if one.filename]  # a browser sends one without a name for none
     try:
         if feature:
             sought = Sought(name, _unpacked(feature), picture)
-        elif photo:
-            sought = _photo(photo, settings)
-        elif not url:
-            raise HTTPException(422, "Choose a photo, or paste the URL of a picture.")
+        elif len(photos) + bool(url) != 1:
+            raise InferenceError(422, "bad_request", "Choose one photo, or paste the URL of one picture.")
+        elif photos:
+            sought = _photo(photos[0], settings)
         else:
             sought = Sought(url, Inference(settings).feature_of_url(url), url)
     except InferenceError as error:
         problem = _told(error, of_url=bool(url))
-        return _page(request, user, settings, status=error.http_status, url=url, problem=problem)
+        return _page(
+            request,
+            user,
+            settings,
+            status=error.http_status,
+            url=url,
+            problem=problem,
+            category_id=category_id,
+            limit=limit,
+        )
     index = services.item_queries(settings)
-    return _neighbours(request, user, settings, index, sought, category_id, compare)
+    return _neighbours(request, user, settings, index, sought, category_id, limit, compare)
 
 
 def _neighbours(
@@ -119,6 +136,7 @@ def _neighbours(
     index: ItemQueries,
     sought: Sought,
     category_id: str,
+    limit: int,
     compare: bool,
 ) -> Response:
     version = feature_version(settings)
@@ -130,7 +148,7 @@ def _neighbours(
     among = index.count(scope)
     exact = None
     if compare and among <= settings.exact_search_documents:
-        exact = exact_nearest(index, sought.feature, scope, _NEIGHBOURS)
+        exact = exact_nearest(index, sought.feature, scope, limit)
     return _page(
         request,
         user,
@@ -139,10 +157,10 @@ def _neighbours(
         classes=[(name, probability) for name, probability in classes if probability >= _LEAST_SHOWN],
         predicted=predicted,
         category_id=category_id,
-        categories=index.categories(scope.version),
+        limit=limit,
         version=scope.version,
         among=among,
-        neighbours=index.nearest(sought.feature, scope, _NEIGHBOURS) if among else [],
+        neighbours=index.nearest(sought.feature, scope, limit) if among else [],
         exact=exact,
     )
 
@@ -159,8 +177,8 @@ def _page(
     request: Request, user: BaseUser, settings: Settings, *, status: int = 200, **values: object
 ) -> Response:
     shown: dict[str, object] = dict.fromkeys(("problem", "q", "url", "category_id"), "")
-    shown |= dict.fromkeys(("matches", "lacking", "sought"))
-    shown |= {"classes": [], "predicted": []}
+    shown |= dict.fromkeys(("matches", "newest", "lacking", "sought"))
+    shown |= {"classes": [], "predicted": [], "limit": _NEIGHBOURS}
     return page(
         request,
         "similar.html",
@@ -168,7 +186,10 @@ def _page(
         status=status,
         image_hosts=settings.image_hosts,
         most_bytes=settings.max_image_bytes,
+        categories=services.item_queries(settings).categories(feature_version(settings)),
         most_matches=_MATCHES,
+        usual_limit=_NEIGHBOURS,
+        most_found=MOST_FOUND,
         longest_text=_LONGEST_TEXT,
         longest_url=MAX_URL_LENGTH,
         exact_at_most=settings.exact_search_documents,

@@ -180,6 +180,20 @@ class ItemQueries(IndexClient):
         )
         return [self._item(hit) for hit in answer["hits"]["hits"]]
 
+    def newest(self, version: str, at_most: int) -> list[Item]:
+        """The items with a feature of `version` whose documents were written last, the last one first; of an
+        index with several shards about so.
+        """
+        with self.errors_explained():
+            answer = self.search(
+                size=at_most,
+                query=of_version(version),
+                sort=[{"_seq_no": "desc"}],
+                track_total_hits=False,
+                source=self._shown,
+            )
+        return [self._item(hit) for hit in answer["hits"]["hits"]]
+
     def item(self, item_id: str) -> tuple[Item, NDArray[np.float32] | None] | None:
         """An item with its feature [dims], whatever its version; None where the index has no such item, as
         far as it has refreshed."""

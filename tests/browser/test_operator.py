@@ -14,6 +14,7 @@ from selenium.webdriver.common.keys import Keys
 
 from local_stack.browser import PAGES, REPORT, Browser
 from local_stack.demo import BACKFILL
+from local_stack.garments import draw
 from local_stack.stack import Stack
 from local_stack.up import RETRY
 from tasks.runs import reports
@@ -187,13 +188,13 @@ def test_a_task_leads_to_the_report_and_the_report_back(admin: Browser, running:
     assert admin.driver.find_elements("tag name", "iframe") == []
 
 
-def test_an_uploaded_photo_finds_its_item_first(admin: Browser, running: Stack, similar: Item) -> None:
+def test_a_chosen_photo_finds_its_item_first(admin: Browser, running: Stack, similar: Item) -> None:
     admin.open(TAB)
     with admin.frame(PAGES):
-        admin.click("nav a", "Similar items")
-        admin.see("h1", "Similar items")
+        admin.click("nav a", "Search by photo")
+        admin.see("h1", "Search by photo")
+        assert len(admin.driver.find_elements("css selector", "main ul.cards li")) > 5, "to start from"
         admin.see("input[type=file]").send_keys(str(running.shop.picture(similar.img_url)))
-        admin.click("form[enctype] button")
         admin.see("#found")
         [nearest, *others] = admin.driver.find_elements("css selector", "main ol.cards li")
         assert similar.item_id in nearest.text
@@ -202,6 +203,36 @@ def test_an_uploaded_photo_finds_its_item_first(admin: Browser, running: Stack, 
         admin.run("arguments[0].scrollIntoView()", others[-1])  # pictures come when they are looked at
         loaded = "return [...document.images].every(image => image.complete && image.naturalWidth)"
         admin.wait(lambda: admin.run(loaded), "every neighbour's picture")
+        nearest.find_element("css selector", "a").click()
+        admin.see("#more", "More like this")
+        assert similar.item_id in admin.see("dl").text
+        admin.wait(lambda: admin.run("return document.images[0].naturalWidth"), "the item's own picture")
+        assert admin.run("return document.images[0].clientWidth") > 300
+
+
+GIVE = """
+const [bytes, kind, times] = arguments;
+const given = new DataTransfer();
+for (let n = 0; n < times; n++) given.items.add(new File([Uint8Array.from(bytes)], "mine.jpg"));
+dispatchEvent(kind === "drop" ? new DragEvent("drop", {dataTransfer: given, cancelable: true})
+                              : new ClipboardEvent("paste", {clipboardData: given, cancelable: true}));
+"""
+
+
+@pytest.mark.parametrize("kind", ["drop", "paste"])
+def test_a_dropped_or_pasted_photo_that_is_in_no_index_finds_neighbours(
+    admin: Browser, lost: Item, kind: str
+) -> None:
+    photo = list(draw(lost.category_id, seed=99_999).data)
+    admin.open(f"{ROOT}/similar")
+    admin.see("h1", "Search by photo")
+    admin.run(GIVE, photo, kind, 2)
+    assert "One photo at a time" in admin.see("form.photo [role=status]").text
+    admin.run(GIVE, photo, kind, 1)
+    assert admin.see("#found").text == "Similar to mine.jpg"
+    found = admin.driver.find_elements("css selector", "main ol.cards li")
+    assert len(found) > 5
+    assert "cosine 1.000" not in found[0].text
 
 
 # How the pages behave ---------------------------------------------------------------------------
@@ -240,7 +271,15 @@ def test_pages_fit_a_phone_in_light_and_dark(
     admin.look(*PHONE, scheme)
     try:
         report = f"/runs/{BACKFILL}/{quote(run_id, safe='')}"
-        for page in ("/", "/runs", "/failures", report, "/api", f"/similar?item_id={similar.item_id}"):
+        for page in (
+            "/",
+            "/runs",
+            "/failures",
+            report,
+            "/api",
+            "/similar",
+            f"/similar?item_id={similar.item_id}",
+        ):
             admin.open(ROOT + page)
             admin.see("h1")
             too_wide = "const d = document.documentElement; return d.scrollWidth - d.clientWidth"

@@ -1,4 +1,4 @@
-"""The page of similar items inside a real Airflow; a stand-in of the inference process gives the features."""
+"""The page Search by photo inside a real Airflow; a stand-in of the inference process gives the features."""
 
 import base64
 import json
@@ -117,6 +117,50 @@ def test_items_are_found_and_lead_to_what_is_similar(site: Site, goods: Any) -> 
     assert f"cosine {cosine:.3f}" in page
 
 
+def test_the_newest_items_are_there_to_start_from(site: Site, goods: Any) -> None:
+    page = site.ask("GET", "/similar", "viewer").text
+    current = [item_id for item_id in goods if int(item_id[1:]) < 25]
+    assert shown(page) == current[::-1][:24]
+    assert "category <bdi>00000030</bdi>" in page
+
+
+def test_so_many_are_shown_as_are_asked_for(site: Site, goods: Any, inference: Any) -> None:
+    page = site.ask("GET", "/similar?item_id=s07&category_id=00000030&limit=3").text
+    assert shown(page) == nearest(goods, goods["s07"], lambda n: n % 2 and n != 7)[:3]
+    assert (
+        f"/feature-index/similar?item_id={shown(page)[0]}&category_id=00000030&limit=3" in Read.of(page).hrefs
+    )
+    inference[GIF.decode("latin-1")] = goods["s07"]
+    assert shown(upload(site, GIF, limit="2", category_id="any").text)[0] == "s07"
+    assert len(shown(upload(site, GIF, limit="100", category_id="any").text)) == 28
+    for limit in ("0", "101", "-1", "x", "1.5"):
+        for answer in (
+            site.ask("GET", f"/similar?item_id=s07&limit={limit}"),
+            upload(site, GIF, limit=limit),
+        ):
+            assert answer.status_code == 422
+            assert "wrong value for: limit" in answer.text
+
+
+@pytest.mark.usefixtures("goods")
+def test_an_item_is_shown_with_what_the_index_knows_of_it(site: Site) -> None:
+    page = site.ask("GET", "/similar?item_id=s07").text
+    known = re.findall(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page)
+    assert [name for name, _ in known] == ["Item", "Category", "Picture", "Feature"]
+    for (_, value), expected in zip(
+        known, ("s07", "00000030", PICTURE.format("s07"), site.answer["version"]), strict=True
+    ):
+        assert expected in value
+    assert "More like this" in page
+
+
+@pytest.mark.usefixtures("goods")
+def test_a_category_without_items_is_named(site: Site) -> None:
+    page = site.ask("GET", "/similar?item_id=s07&category_id=<b>none").text
+    assert "No other item of category <bdi>&lt;b&gt;none</bdi> has a feature" in page
+    assert shown(page) == []
+
+
 @pytest.mark.usefixtures("goods")
 def test_every_picture_has_a_name_a_size_and_no_referrer(site: Site) -> None:
     page = site.ask("GET", "/similar?item_id=s07").text
@@ -233,7 +277,7 @@ def test_a_photo_is_searched_within_what_it_looks_like(site: Site, goods: Any, i
     assert "Run the DAG <code>feature_space</code>" in upload(site, GIF).text
     with published_space(site, {"00000030": 0.98, "00000040": 0.02}):
         sure = upload(site, GIF)
-        assert "Looks like <strong>00000030</strong> (98 %)." in sure.text
+        assert "Looks like <strong><bdi>00000030</bdi></strong> (98 %)." in sure.text
         assert shown(sure.text) == nearest(goods, goods["s07"], lambda n: n % 2)
         anywhere = upload(site, GIF, category_id="any")
         assert set(shown(anywhere.text)) >= set(nearest(goods, goods["s07"], lambda _: True)[:9])
@@ -243,6 +287,43 @@ def test_a_photo_is_searched_within_what_it_looks_like(site: Site, goods: Any, i
         unsure = upload(site, GIF)
         assert "(60 %)" in unsure.text
         assert HOSTILE not in unsure.text
+
+
+@pytest.mark.parametrize(
+    ("photos", "url"),
+    [
+        ([("", b"")], ""),
+        ([("a.gif", GIF), ("b.gif", GIF)], ""),
+        ([("a.gif", GIF)], "https://pictures.example/new.jpg"),
+    ],
+    ids=("none, as browsers send it", "two", "a photo and a URL"),
+)
+def test_not_exactly_one_picture_is_refused_on_the_page(
+    site: Site, photos: list[tuple[str, bytes]], url: str
+) -> None:
+    files = [("photo", (name, content, "image/gif")) for name, content in photos]
+    body = {"token": site.form_token("viewer"), "url": url, "limit": "7", "category_id": "00000010"}
+    # Of a file without a name the library sends none, and a browser does.
+    boundary = "----one"
+    parts = [f'name="{name}"\r\n\r\n{value}'.encode() for name, value in body.items()]
+    parts += [
+        f'name="{field}"; filename="{name}"\r\nContent-Type: {kind}\r\n\r\n'.encode() + content
+        for field, (name, content, kind) in files
+    ]
+    sent = b"".join(
+        f"--{boundary}\r\nContent-Disposition: form-data; ".encode() + part + b"\r\n" for part in parts
+    )
+    answer = site.ask(
+        "POST",
+        "/similar",
+        "viewer",
+        data=sent + f"--{boundary}--\r\n".encode(),
+        headers={"Content-Type": f"multipart/form-data; boundary={boundary}"},
+    )
+    assert answer.status_code == 422
+    assert "Choose one photo, or paste the URL of one picture." in answer.text
+    assert 'name="limit" value="7"' in answer.text, "what was filled in stays"
+    assert '<option value="00000010" selected>' in answer.text
 
 
 def test_a_pasted_url_finds_its_neighbours(site: Site, goods: Any, inference: Any) -> None:

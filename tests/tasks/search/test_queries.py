@@ -74,3 +74,15 @@ def test_coverage_takes_two_requests(queries, search_client, index, monkeypatch)
     monkeypatch.setattr(transport, "perform_request", counting)
     queries.coverage("v1")
     assert asked == [f"/{index}/_field_caps", f"/{index}/_search"]
+
+
+def test_the_newest_are_those_that_were_written_last(queries, search, search_client, index):
+    search.prepare()
+    for number, (item_id, version) in enumerate(
+        {"3": "v1", "1": "v1", "2": "v2", "4": None, "0": "v1"}.items(), 1
+    ):
+        put(search_client, index, item_id, **(with_feature("u", version, number) if version else {}))
+    assert [item.item_id for item in queries.newest("v1", 10)] == ["0", "1", "3"]
+    put(search_client, index, "3", **with_feature("u", "v1", 1))
+    assert [item.item_id for item in queries.newest("v1", 2)] == ["3", "0"]
+    assert queries.newest("v3", 2) == []
