@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -237,11 +236,13 @@ def _items(page: Sequence[Sequence[Any]], readers: Sequence[Read]) -> Iterator[I
     for row in page:
         item_id, name, category_id, img_url = row
         item = None
-        with suppress(UnicodeDecodeError):
+        try:
             text = read_id(item_id)
             # The usual one, as quickly as can be.
             if text and len(text) * 4 <= LONGEST_ID and "\0" not in text:
                 item = Item(text, read_name(name), read_category(category_id), read_url(img_url))
+        except UnicodeDecodeError:
+            pass
         yield item or _looked_at(row, readers)
 
 
