@@ -29,7 +29,7 @@ RUN python -m model.build
 
 FROM environment-${DEVICE}
 COPY --from=model /opt/picture-feature-index/model/ model/
-# The weights' digest, so that the first run need not load the model to name it.
+# What is known of the model, so that the first run need not load it to name it.
 COPY --from=model --chown=airflow:airflow /var/lib/picture-features/ /var/lib/picture-features/
 COPY pyproject.toml ./
 COPY docker/init.sh docker/

@@ -7,7 +7,6 @@ Removes the files of old runs from the data dir, so that the disk does not fill 
    - the plans, pictures and features of a run, `FEATURES_KEEP_DAYS` after they were last written to;
    - the oldest of them, while all together take more than `FEATURES_KEEP_BYTES`;
    - reports, after `FEATURES_KEEP_REPORTS_DAYS`;
-   - graphs kept for another model or another TensorFlow, `FEATURES_KEEP_DAYS` after a task last loaded them;
    - files that were never finished, or moved aside as damaged, after a day.
 
 **What stays.** Everything of a run that is queued or running, all other files in the data dir, and the

@@ -14,7 +14,7 @@ from PIL import Image, ImageDraw, ImageFont, ImageOps
 
 from local_stack.shop import Shop
 from tasks.errors import ConfigurationError
-from tasks.inference.model import feature_version
+from tasks.inference.model import identity
 from tasks.search.queries import Item, ItemQueries, Scope
 from tasks.serve.answers import InferenceError
 from tasks.serve.features import Features
@@ -113,7 +113,7 @@ def photo_sheet(
     Raises:
         ConfigurationError: no space is published, or there is no such item.
     """
-    search = PhotoSearch(index, feature_version(settings), settings)
+    search = PhotoSearch(index, identity(settings), settings)
     space = search.space
     with Features(settings) as features:
         rows = taken_for(index, search, features, shop, before, photos)

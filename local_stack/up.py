@@ -10,7 +10,7 @@ from local_stack.demo import BACKFILL, NIGHTLY, backfill_conf, learn
 from local_stack.process import interrupt_when_told_to_end, port_from_environment
 from local_stack.stack import Stack
 from tasks.errors import ConfigurationError, FeatureIndexError
-from tasks.inference.model import feature_version
+from tasks.inference.model import identity
 from tasks.search.client import address
 from tasks.shop.connections import SEARCH, Connection
 from tasks.space.published import published
@@ -82,7 +82,7 @@ def _prepare_photos(running: Stack) -> None:
     if running.shop is None:
         return
     try:
-        published(running.settings, feature_version(running.settings))
+        published(running.settings, identity(running.settings))
     except ConfigurationError:
         print("Filling the index, and learning what search by photo needs ...")
         airflow = running.airflow

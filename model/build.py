@@ -21,11 +21,18 @@ import h5py
 import numpy as np
 
 from tasks.errors import ConfigurationError, FeatureIndexError, ServiceUnavailableError
-from tasks.inference.model import feature_version, installed_digest, quiet_tensorflow, weights_digest
+from tasks.inference.model import (
+    OUR_WEIGHTS,
+    identity,
+    installed_digest,
+    keep_graph,
+    quiet_tensorflow,
+    weights_digest,
+)
 from tasks.pictures.picture import SIDE
 from tasks.settings import Settings
 
-WEIGHTS_DIGEST = "71715aec4c39018d36b0d8262ed3b0d223265db3e7c8dab7d199eb9cfc082196"
+WEIGHTS_DIGEST = OUR_WEIGHTS
 """The digest of the wheel's weights, which a file given by path must have too; tasks/inference/model.py
 defines it. The official file goes by the hash inside Keras: should its weights differ, they are another
 feature version."""
@@ -77,7 +84,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def report_existing(settings: Settings) -> None:
     """Say which model is there already; one that somebody else put there is theirs to remove."""
     digest = installed_digest(settings)
-    print(f"{settings.model_dir} is there, feature version {feature_version(settings)}.")
+    print(f"{settings.model_dir} is there, {described(settings)}.")
+    keep_graph(settings)
     if digest != WEIGHTS_DIGEST:
         print(
             f"It is another model than ours (weights {digest}, ours {WEIGHTS_DIGEST}) and stays as it "
@@ -105,10 +113,18 @@ def build(source: str, settings: Settings) -> None:
         print("Writing the SavedModel and loading it back.", flush=True)
         saved_model = Path(work) / "saved_model"
         save(network, saved_model)
-        # Loading it back here tests what the runs will do, and remembers its digest for them.
-        version = feature_version(settings.model_copy(update={"model_dir": saved_model}))
+        # Loading it back here tests what the runs will do, and leaves them what they would have to find out.
+        written = settings.model_copy(update={"model_dir": saved_model})
+        which = described(written)
+        keep_graph(written)
         put(saved_model, target)
-    print(f"{target} is ready, feature version {version}.")
+    print(f"{target} is ready, {which}.")
+
+
+def described(settings: Settings) -> str:
+    """Which model it is, and what FEATURES_MODEL_DIGEST would demand it by."""
+    version, fingerprint = identity(settings)
+    return f"feature version {version}, digest {installed_digest(settings)}-{fingerprint}"
 
 
 def fetch(source: str, work: Path) -> tuple[Network, str, Path]:

@@ -1,9 +1,8 @@
-"""Removes what runs have left in the data dir: plans by age and size, reports and the graphs of other models
-by age, and what was abandoned.
+"""Removes what runs have left in the data dir: plans by age and size, reports by age, and what was abandoned.
 
 Only what a run wrote is touched, whatever else shares the data dir: `<data dir>/<dag>/<run>/plan-<12 hex>`,
 the `report.json` beside it, in them the names that tasks/files.py gives, and the two folders above once they
-are empty; and kept graphs, `<data dir>/frozen_graphs/<64 hex>`. Links are not followed.
+are empty. Links are not followed.
 
 A plan of a running run stays. Nobody can keep an operator from clearing a task of a finished run in the very
 moment after we asked whether it runs; asking once more would only move that moment. So we ask once, right
@@ -16,7 +15,6 @@ import logging
 import os
 import re
 import shutil
-import stat
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -25,8 +23,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from tasks import files
-from tasks.errors import ConfigurationError, ServiceUnavailableError
-from tasks.inference.model import kept_graph, kept_graphs
+from tasks.errors import ServiceUnavailableError
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -37,7 +34,6 @@ IsActive = Callable[[str, str], bool]
 T = TypeVar("T")
 
 _PLAN = re.compile(r"plan-[0-9a-f]{12}")
-_GRAPH = re.compile(r"[0-9a-f]{64}")
 _EXPIRED = ".expired-"
 _REPORT = "report.json"
 _DAY = 86_400.0
@@ -71,15 +67,14 @@ def run(settings: Settings, is_active: IsActive, now: datetime | None = None) ->
     A plan expires FEATURES_KEEP_DAYS after its newest file was written; while all of them together exceed
     FEATURES_KEEP_BYTES the oldest goes, too. Plans of active runs stay. So does one that no report names,
     for a day after it was last written to: nobody has finished it, and of a run without Airflow nothing else
-    tells. Reports expire after FEATURES_KEEP_REPORTS_DAYS; a graph FEATURES_KEEP_DAYS after a task last
-    loaded it, unless it is that of the model in FEATURES_MODEL_DIR; a file that was not finished or was moved
-    aside as damaged, a day after that.
+    tells. Reports expire after FEATURES_KEEP_REPORTS_DAYS; a file that was not finished or was moved aside as
+    damaged, a day after that.
 
     `is_active` is asked only about runs whose plan would go otherwise, right before it goes.
 
     Returns:
         Plans `removed`, `kept` and, among these, `active` ones that were to go, each with its `…_bytes`;
-        `reports`, `graphs` and `left_overs` removed.
+        `reports` and `left_overs` removed.
 
     Raises:
         ServiceUnavailableError: something could not be removed; all the rest is done.
@@ -106,7 +101,6 @@ class _Housekeeper:
         ]
         done = self._expire_plans([plan for run in runs for plan in run.plans])
         done["reports"] = self._expire_reports(runs)
-        done["graphs"] = self._expire_graphs()
         done["left_overs"] = self._left_overs
         for run in runs:
             with suppress(OSError):  # which is how a folder stays that is not empty
@@ -218,20 +212,6 @@ class _Housekeeper:
             if run.reported is not None and run.reported < oldest and _is_own_report(run.folder)
         )
 
-    def _expire_graphs(self) -> int:
-        try:
-            in_use = kept_graph(self._settings).name
-        except ConfigurationError:
-            return 0  # without a model here, nothing tells which graph is in use elsewhere
-        oldest = self._now - self._settings.keep_days * _DAY
-        removed = 0
-        for entry in self._of(_entries, kept_graphs(self._settings)):
-            if self._abandoned(entry):
-                self._left_overs += self._remove(Path(entry))
-            elif entry.name != in_use and _GRAPH.fullmatch(entry.name) and _is_file_of_before(entry, oldest):
-                removed += self._remove(Path(entry))
-        return removed
-
     def _remove(self, path: Path) -> bool:
         """Remove a file, or a folder with all that is in it, and note what cannot go."""
         errors: list[OSError] = []
@@ -278,11 +258,6 @@ def _status(entry: "os.DirEntry[str]") -> os.stat_result | None:
         return entry.stat(follow_symlinks=False)
     except FileNotFoundError:
         return None
-
-
-def _is_file_of_before(entry: "os.DirEntry[str]", time: float) -> bool:
-    status = _status(entry)
-    return status is not None and stat.S_ISREG(status.st_mode) and status.st_mtime < time
 
 
 def _read(report: Path) -> dict[str, Any]:

@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from tasks.errors import ConfigurationError
-from tasks.inference.model import feature_version
+from tasks.inference.model import Identity, identity
 from tasks.pictures.decoders import Tensor
 from tasks.progress import Progress, silent
+from tasks.search.mapping import refuse_another_model
 from tasks.search.queries import PAGE, ItemQueries, Scope
 from tasks.serve.answers import InferenceError, refused
 from tasks.serve.features import Feature, Features
@@ -39,17 +40,19 @@ def export_index(index: ItemQueries, to: Path, settings: Settings, progress: Pro
     """Write the features of the current version in the index into a file; an item's name is its id.
 
     Raises:
-        ConfigurationError: the index holds fewer than two.
+        ConfigurationError: the index holds fewer than two, or those of another model.
         ServiceUnavailableError: Elasticsearch does not answer, or the file cannot be written.
     """
-    scope = Scope(feature_version(settings))
+    model = identity(settings)
+    refuse_another_model(index, model)
+    scope = Scope(model.version)
 
     def fill(writer: Writer) -> None:
         pages = -(-index.count(scope) // PAGE)
         for rows in progress(index.rows(scope), "export", pages):
             writer.add(*rows)
 
-    return Exported(_written(to, scope.version, fill), {})
+    return Exported(_written(to, model, fill), {})
 
 
 def export_folder(folder: Path, to: Path, settings: Settings, progress: Progress = silent) -> Exported:
@@ -76,7 +79,7 @@ def export_folder(folder: Path, to: Path, settings: Settings, progress: Progress
                 category = "" if name.parent == Path() else str(name.parent)
                 writer.add([str(name)], [category], [str(path.resolve())], feature.vector[np.newaxis])
 
-    return Exported(_written(to, feature_version(settings), fill), problems)
+    return Exported(_written(to, identity(settings), fill), problems)
 
 
 def find(
@@ -86,14 +89,14 @@ def find(
     codes are nearest; drawn to `sheet_to` where that is given.
 
     Raises:
-        ConfigurationError: the file is none of features, or of another version than this model's.
+        ConfigurationError: the file is none of features, or of those of another model.
         InferenceError: the photo has no feature.
         ServiceUnavailableError: decoders cannot be started, or the sheet cannot be written.
     """
     with Snapshot(file) as snapshot:
-        if snapshot.version != (wanted := feature_version(settings)):
+        if not snapshot.model.same_as(model := identity(settings)):
             raise ConfigurationError(
-                f"{file} holds features {snapshot.version}, and the model here makes {wanted}, which "
+                f"{file} holds features {snapshot.model}, and the model here makes {model}, which "
                 "cannot be compared with them. Export the file again."
             )
         with Features(settings) as features:
@@ -111,12 +114,12 @@ def find(
     return found
 
 
-def _written(to: Path, version: str, fill: Callable[[Writer], None]) -> int:
-    with writing(to, version) as writer:
+def _written(to: Path, model: Identity, fill: Callable[[Writer], None]) -> int:
+    with writing(to, model) as writer:
         fill(writer)
         if len(writer) < 2:
             raise ConfigurationError(
-                f"There are {len(writer)} features of {version} to export; it takes two at least."
+                f"There are {len(writer)} features of {model.version} to export; it takes two at least."
             )
         add_codes(writer)
         return len(writer)

@@ -70,8 +70,9 @@ class Settings(BaseSettings):
 
     model_dir: Path = Path("model/inception_v3")
     """The SavedModel."""
-    model_digest: str = Field(default="", pattern="^([0-9a-f]{64})?$")
-    """The weights' digest that the model must have; empty accepts what is there."""
+    model_digest: str = Field(default="", pattern="^([0-9a-f]{64}(-[0-9a-f]{64})?)?$")
+    """The digest that the model must have: that of its weights, a hyphen, and its fingerprint, which for the
+    model of `make model` may be left out; empty accepts what is there."""
 
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Precision of the model's multiplications; auto is bfloat16 where this CPU is faster with it, else
@@ -145,8 +146,7 @@ class Settings(BaseSettings):
     """Who gets the mails of the connection feature_alerts_mail, separated by commas."""
 
     keep_days: float = Field(default=7.0, gt=0)
-    """Days that a run's plans, pictures and features stay on disk, and the kept graph of a model that no task
-    has loaded since; nothing of a running run and no graph of the model in use is removed."""
+    """Days that a run's plans, pictures and features stay on disk; nothing of a running run is removed."""
     keep_bytes: int = Field(default=100_000_000_000, ge=0)
     """Bytes that all of them may take together; beyond that the oldest are removed first."""
     keep_reports_days: float = Field(default=365.0, gt=0)

@@ -277,7 +277,7 @@ def remember_model(data_dir: Path) -> None:
     met.mkdir(parents=True, exist_ok=True)
     with (met.parent / ".met_model").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # the other worker may be at it
-        if not (met / "frozen_graphs").is_dir():
+        if not (met / "known_models").is_dir():
             program = "from tasks.inference import model; model.load(model.Settings.load())"
             environment = os.environ | {"FEATURES_DATA_DIR": str(met)}
             # A process of its own: TensorFlow stays in the one that imported it.

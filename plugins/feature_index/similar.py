@@ -15,8 +15,9 @@ from plugins.feature_index import services
 from plugins.feature_index.access import READ, from_our_page
 from plugins.feature_index.pages import PHOTO_TYPES, page
 from tasks.errors import ConfigurationError
-from tasks.inference.model import DIMENSIONS, feature_version
+from tasks.inference.model import DIMENSIONS, Identity, feature_version, identity
 from tasks.search.exact import exact_nearest
+from tasks.search.mapping import refuse_another_model
 from tasks.search.queries import Item, ItemQueries, Scope
 from tasks.serve.client import Inference, InferenceError
 from tasks.serve.photos import ANY, MOST_FOUND, PhotoSearch
@@ -139,12 +140,14 @@ def _neighbours(
     limit: int,
     compare: bool,
 ) -> Response:
-    version = feature_version(settings)
-    classes = [] if sought.item else _classes(index, version, settings, sought)
+    model = identity(settings)
+    if not sought.item:
+        refuse_another_model(index, model)
+    classes = [] if sought.item else _classes(index, model, settings, sought)
     predicted = within(classes)
     chosen = () if category_id == ANY else (category_id,)
     wanted = chosen if category_id else tuple(predicted)
-    scope = Scope(version, wanted, sought.item.item_id if sought.item else "")
+    scope = Scope(model.version, wanted, sought.item.item_id if sought.item else "")
     among = index.count(scope)
     exact = None
     if compare and among <= settings.exact_search_documents:
@@ -165,10 +168,10 @@ def _neighbours(
     )
 
 
-def _classes(index: ItemQueries, version: str, settings: Settings, sought: Sought) -> Ranked:
+def _classes(index: ItemQueries, model: Identity, settings: Settings, sought: Sought) -> Ranked:
     """What a photo may be taken for; nothing as long as no feature space is published."""
     try:
-        return PhotoSearch(index, version, settings).classes(sought.feature)
+        return PhotoSearch(index, model, settings).classes(sought.feature)
     except ConfigurationError:
         return []
 

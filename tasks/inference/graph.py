@@ -5,7 +5,7 @@ that reads variables: scale and offset of a batch normalisation become part of t
 """
 
 import hashlib
-import os
+import logging
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -14,7 +14,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.errors import ServiceUnavailableError
 from tasks.files import atomic_write
+
+log = logging.getLogger(__name__)
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 """From pictures [n, 299, 299, 3] to features [n, 2048]."""
@@ -56,35 +59,30 @@ def _folded(graph: Any) -> Any:
     return tf_optimizer.OptimizeGraph(config, described)
 
 
-def kept(path: Path, make: Callable[[], bytes]) -> bytes:
-    """The graph kept at `path`, or the one that `make` gives, which is then kept there.
+def kept(path: Path, made_from: str, make: Callable[[], bytes]) -> bytes:
+    """The graph kept at `path`, or the one that `make` gives, which is then kept there if the folder lets us.
 
-    `path`'s name says what the graph was made from. It is under the checksum too, so that a graph that is
-    damaged, or was kept for something else, is made again. Its time of writing is when it was last used.
-
-    Raises:
-        ServiceUnavailableError: the folder cannot be written.
+    What it was made from is under the checksum too, so that a graph that is damaged, or was made from
+    something else, is made again.
     """
     with suppress(OSError):
         content = path.read_bytes()
         graph = content[hashlib.sha256().digest_size :]
-        if content.startswith(_checksum(path, graph)):
-            _used(path)
+        if content.startswith(_checksum(made_from, graph)):
             return graph
     graph = make()
-    with atomic_write(path) as temporary:
-        temporary.write_bytes(_checksum(path, graph) + graph)
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(_checksum(made_from, graph) + graph)
+    except ServiceUnavailableError as error:
+        log.warning("Each process has to make the model ready for itself, which takes seconds: %s", error)
     return graph
-
-
-def _used(path: Path) -> None:
-    """Note the time, by which housekeeping tells what nobody uses any more."""
-    with suppress(OSError):  # it may be another user's file
-        os.utime(path)
 
 
 def network(graph: bytes, *, bfloat16: bool, streams: int, threads: int) -> Network:
     """The graph, ready to compute on this machine: in bfloat16 where that is asked for, else in float32.
+
+    The first call optimises it; two first calls at once would do so twice.
 
     Args:
         graph: as `frozen` gives it.
@@ -112,13 +110,10 @@ def network(graph: bytes, *, bfloat16: bool, streams: int, threads: int) -> Netw
         tf.import_graph_def(definition, name="")
     session = tf.compat.v1.Session(graph=imported, config=config)
     computed: Network = session.make_callable(f"{_FEATURES}:0", feed_list=[f"{_PICTURES}:0"])
-    # The first call optimises the graph. Two first calls at once would do so twice.
-    picture = imported.get_tensor_by_name(f"{_PICTURES}:0").shape[1:]
-    computed(np.zeros((1, *picture), np.float32))
     return computed
 
 
-def _checksum(path: Path, graph: bytes) -> bytes:
-    digest = hashlib.sha256(path.name.encode() + b"\n")
+def _checksum(made_from: str, graph: bytes) -> bytes:
+    digest = hashlib.sha256(made_from.encode() + b"\n")
     digest.update(graph)
     return digest.digest()

@@ -1,6 +1,8 @@
 """The one module that loads the model: pictures in, features out, and which model it was.
 
-What is loaded is the SavedModel as one frozen graph, which is kept in the data dir.
+What is loaded is the SavedModel as one frozen graph, which is kept in the SavedModel's own folder. A graph is
+a program, so it may lie only where whoever writes decides on the model anyway: never in the data dir, where
+every worker writes.
 
 TensorFlow is imported inside the functions that need it, and not at all to name a model met before.
 """
@@ -20,14 +22,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import version as installed_version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import ConfigurationError, ServiceUnavailableError
-from tasks.files import atomic_write
-from tasks.inference import graph
+from tasks.files import atomic_write, read_json, write_json
+from tasks.inference import fingerprint, graph
 from tasks.machine import cores, multiplies_bfloat16, processor
 from tasks.pictures.picture import PREPROCESSING_TAG, SIDE
 from tasks.settings import Settings
@@ -35,6 +37,10 @@ from tasks.settings import Settings
 NAME = "inception_v3"
 DIMENSIONS = 2048
 """Floats in one feature."""
+OUR_WEIGHTS = "71715aec4c39018d36b0d8262ed3b0d223265db3e7c8dab7d199eb9cfc082196"
+"""The digest of the weights that `make model` builds with."""
+OUR_FINGERPRINT = "34f3b517a9c42dcf21022e57b920ac4b2ce12e63b44334d4b938b5282b74aeed"
+"""Of what it builds."""
 
 log = logging.getLogger(__name__)
 
@@ -42,6 +48,9 @@ _loading = threading.Lock()
 """Who asks while the model is loaded waits for it: it would not be faster twice at once."""
 
 _PRECISIONS = ("float32", "bfloat16")
+
+_KEPT = "frozen_graph"
+"""The graph's file in the SavedModel's folder."""
 
 _MEASURED = 4
 """Times that each precision is measured; the best one counts."""
@@ -68,46 +77,100 @@ def weights_digest(arrays: Iterable[NDArray[Any]]) -> str:
     return hashlib.sha256(b"".join(sorted(hashes))).hexdigest()
 
 
-def installed_digest(settings: Settings) -> str:
-    """The weights' digest of the SavedModel in `settings.model_dir`.
+class Identity(NamedTuple):
+    """Which model made, or makes, features."""
 
-    It is remembered in the data dir by the hash of the SavedModel's variables files, so only the
-    first call for new weights has to import TensorFlow and load the model (about ten seconds).
+    version: str
+    """What every feature is labelled with: model name, weights and preprocessing."""
+    fingerprint: str = ""
+    """What its network makes of a fixed picture (tasks/inference/fingerprint.py); empty where that was not
+    noted."""
+
+    def same_as(self, other: "Identity") -> bool:
+        """Whether the features of both can be compared, as far as is noted."""
+        return self.version == other.version and fingerprint.same(self.fingerprint, other.fingerprint)
+
+    def __str__(self) -> str:
+        return f"{self.version} with the fingerprint {self.fingerprint}" if self.fingerprint else self.version
+
+
+class _Installed(NamedTuple):
+    """What is known of a SavedModel."""
+
+    weights: str
+    """Their digest."""
+    fingerprint: str
+
+    def __str__(self) -> str:
+        """As FEATURES_MODEL_DIGEST has it."""
+        return f"{self.weights}-{self.fingerprint}"
+
+
+def installed_digest(settings: Settings) -> str:
+    """The weights' digest of the SavedModel in `settings.model_dir`; cost and errors as of `identity`."""
+    return _installed(settings).weights
+
+
+def identity(settings: Settings) -> Identity:
+    """Which model is in `settings.model_dir`.
+
+    It is remembered in the data dir by the hash of the SavedModel's files, so only the first call for a new
+    model has to import TensorFlow and load it (about ten seconds).
 
     Raises:
-        ConfigurationError: there is no SavedModel, it is not usable, or its digest is not the one
-            that `settings.model_digest` demands.
+        ConfigurationError: there is no SavedModel, it is not usable, it is not the one that
+            `settings.model_digest` demands, or it has our weights and computes something else with them.
     """
-    remembered = settings.data_dir / "weight_digests" / _files_digest(settings.model_dir)
-    digest = _read_digest(remembered)
-    if digest is None:
-        saved_model, _ = _open(settings.model_dir)
-        digest = weights_digest(variable.numpy() for variable in saved_model.variables)
-        with atomic_write(remembered) as temporary:
-            temporary.write_text(digest + "\n")
-    if settings.model_digest not in ("", digest):
-        raise ConfigurationError(
-            f"The model in {settings.model_dir} has weights with the digest {digest}, but "
-            f"FEATURES_MODEL_DIGEST demands {settings.model_digest}. Put the right SavedModel there, "
-            "or correct the setting."
-        )
-    return digest
+    installed = _installed(settings)
+    return Identity(f"{NAME}-{installed.weights[:12]}-{PREPROCESSING_TAG}", installed.fingerprint)
 
 
 def feature_version(settings: Settings) -> str:
-    """What every feature is labelled with: model name, weights and preprocessing.
+    """What every feature is labelled with; cost and errors as of `identity`."""
+    return identity(settings).version
 
-    Cheap once the weights have been met; raises as `installed_digest` does.
-    """
-    return f"{NAME}-{installed_digest(settings)[:12]}-{PREPROCESSING_TAG}"
+
+def _installed(settings: Settings) -> _Installed:
+    folder, remembered = settings.model_dir, _note(settings)
+    installed = _read_note(remembered)
+    if installed is None:
+        saved_model, function = _open(folder)
+        installed = _Installed(
+            weights_digest(variable.numpy() for variable in saved_model.variables),
+            fingerprint.taken(lambda pictures: function(quiet_tensorflow().constant(pictures)).numpy()),
+        )
+        write_json(remembered, installed._asdict())
+    if installed.weights == OUR_WEIGHTS and not fingerprint.same(installed.fingerprint, OUR_FINGERPRINT):
+        raise ConfigurationError(
+            f"The model in {folder} has our model's weights and computes something else with them, so that "
+            f"its features could not be told from ours: its fingerprint is {installed.fingerprint}, not "
+            f"{OUR_FINGERPRINT}. Remove the folder and run `make model`."
+        )
+    _refuse_other_than(settings.model_digest, installed, folder)
+    return installed
+
+
+def _refuse_other_than(demanded: str, installed: _Installed, folder: Path) -> None:
+    """Refuse a model that is not the one that FEATURES_MODEL_DIGEST demands, where it does."""
+    weights, _, made = demanded.partition("-")
+    if weights == OUR_WEIGHTS:
+        made = made or OUR_FINGERPRINT
+    if not demanded or (
+        weights == installed.weights and made and fingerprint.same(made, installed.fingerprint)
+    ):
+        return
+    raise ConfigurationError(
+        f"The model in {folder} has the digest {installed}, but FEATURES_MODEL_DIGEST demands {demanded}"
+        f"{'' if made else ', which does not say what is computed with the weights'}. Put the right "
+        "SavedModel there, or correct the setting."
+    )
 
 
 @dataclass(frozen=True)
 class Model:
     """A loaded model, ready to compute."""
 
-    version: str
-    """The feature version of what it computes."""
+    identity: Identity
     device: str
     """"gpu" or "cpu"."""
     _network: graph.Network
@@ -115,6 +178,11 @@ class Model:
     """"float32" or "bfloat16", in which it multiplies; told in reports, no part of the version."""
     streams: int
     """How many batches to compute at once, each in a thread of the caller's, for the device to be busy."""
+
+    @property
+    def version(self) -> str:
+        """The feature version of what it computes."""
+        return self.identity.version
 
     def compute(self, batch: NDArray[np.float32]) -> NDArray[np.float32]:
         """Features [n, 2048] of pictures [n, 299, 299, 3] in [0, 1]; n may differ from call to call."""
@@ -125,26 +193,56 @@ def load(settings: Settings) -> Model:
     """Load the model onto the GPU where TensorFlow sees one, else onto the CPU.
 
     Raises:
-        ConfigurationError: as `installed_digest` does, or FEATURES_PRECISION asks for what this machine
-            does not have.
+        ConfigurationError: as `identity` does, FEATURES_PRECISION asks for what this machine does not have,
+            or what is computed here is not what the SavedModel computes.
     """
     with _loading:
-        version = feature_version(settings)
+        which = identity(settings)
         tf = quiet_tensorflow()
-        # TensorFlow would otherwise round to TF32 on newer GPUs, and the report would say float32.
-        tf.config.experimental.enable_tensor_float_32_execution(False)
         device = "gpu" if tf.config.list_physical_devices("GPU") else "cpu"
         precision = _precision(settings, device)
         # Threads that share a batch wait for each other after each operation, the longer the more else runs.
         streams = min(cores(), _MOST_STREAMS) if device == "cpu" else 1
-        network = _network(kept_graph(settings), settings.model_dir, precision == "bfloat16", streams)
-        return Model(version, device, network, precision, streams)
+        folder = settings.model_dir
+        network, made = _network(folder, _made_from(folder), precision == "bfloat16", streams)
+        if not fingerprint.same(made, which.fingerprint, rounded=precision == "bfloat16"):
+            _network.cache_clear()
+            raise ConfigurationError(
+                f"The model in {folder} computes something else on this machine, in {precision}, than its "
+                f"fingerprint {which.fingerprint} says: {made}. Remove {folder / _KEPT} and "
+                f"{_note(settings)}, which are made again."
+            )
+        return Model(which, device, network, precision, streams)
 
 
 @lru_cache(1)  # a program that does chunk after chunk needs it again
-def _network(kept_at: Path, folder: Path, bfloat16: bool, streams: int) -> graph.Network:
-    content = graph.kept(kept_at, lambda: _frozen(folder))
-    return graph.network(content, bfloat16=bfloat16, streams=streams, threads=cores() // streams)
+def _network(folder: Path, made_from: str, bfloat16: bool, streams: int) -> tuple[graph.Network, str]:
+    """The network, and its fingerprint as it computes here."""
+    content = _graph(folder, made_from)
+    network = graph.network(content, bfloat16=bfloat16, streams=streams, threads=cores() // streams)
+    return network, fingerprint.taken(network)
+
+
+def keep_graph(settings: Settings) -> None:
+    """Keep the graph of the model in `settings.model_dir`, so that no process has to make it for itself.
+
+    Raises:
+        ConfigurationError: there is no SavedModel, or it is not usable.
+    """
+    _graph(settings.model_dir, _made_from(settings.model_dir))
+
+
+def _graph(folder: Path, made_from: str) -> bytes:
+    return graph.kept(folder / _KEPT, made_from, lambda: _frozen(folder))
+
+
+def _made_from(folder: Path) -> str:
+    """A name for all that a graph is made from.
+
+    Raises:
+        ConfigurationError: there is no SavedModel.
+    """
+    return hashlib.sha256(f"{_files_digest(folder)} {installed_version('tensorflow')}".encode()).hexdigest()
 
 
 def _precision(settings: Settings, device: str) -> str:
@@ -165,15 +263,15 @@ def _faster_precision(settings: Settings) -> str:
     That it multiplies bfloat16 itself does not tell: it took half of float32's time on AMD's Zen 4, and one
     and a half times it on an Intel Xeon whose AMX its virtual machine hides.
     """
-    kept_at = kept_graph(settings)
-    case = hashlib.sha256(f"{kept_at.name} {processor()}".encode()).hexdigest()
+    made_from = _made_from(settings.model_dir)
+    case = hashlib.sha256(f"{made_from} {processor()}".encode()).hexdigest()
     remembered = settings.data_dir / "precisions" / case
     with contextlib.suppress(OSError):
         word = remembered.read_text(errors="replace").strip()
         if word in _PRECISIONS:
             return word
     log.info("Measuring in which precision this CPU computes faster, once: some ten seconds.")
-    seconds = _cpu_seconds(graph.kept(kept_at, lambda: _frozen(settings.model_dir)))
+    seconds = _cpu_seconds(_graph(settings.model_dir, made_from))
     faster = min(_PRECISIONS, key=lambda precision: seconds[precision])
     log.info("Computing in %s: CPU seconds of %d pictures are %s.", faster, _MEASURED_AT_ONCE, seconds)
     # Without the note it is only measured again.
@@ -202,23 +300,6 @@ def _cpu_seconds(frozen: bytes) -> dict[str, float]:
     return {precision: min(found[1:]) for precision, found in seconds.items()}
 
 
-def kept_graphs(settings: Settings) -> Path:
-    """The folder of the graphs that are kept, of this model and of others."""
-    return settings.data_dir / "frozen_graphs"
-
-
-def kept_graph(settings: Settings) -> Path:
-    """Where the graph of the model in `settings.model_dir` is kept: under a name for all it is made from.
-
-    Raises:
-        ConfigurationError: there is no SavedModel.
-    """
-    made_from = hashlib.sha256(_files_digest(settings.model_dir).encode())
-    made_from.update(_file_digest(settings.model_dir / "saved_model.pb"))
-    made_from.update(installed_version("tensorflow").encode())
-    return kept_graphs(settings) / made_from.hexdigest()
-
-
 def unusable(features: NDArray[np.float32]) -> list[str]:
     """Why each of these features [n, 2048] means nothing to cosine similarity; empty where it is fine."""
     finite = np.isfinite(features).all(axis=1, keepdims=True)
@@ -238,6 +319,8 @@ def quiet_tensorflow() -> Any:
         import tensorflow as tf
 
     tf.get_logger().setLevel("ERROR")
+    # TensorFlow would otherwise round to TF32 on newer GPUs, and call it float32.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
     return tf
 
 
@@ -329,11 +412,13 @@ def _frozen(folder: Path) -> bytes:
 
 
 def _files_digest(folder: Path) -> str:
-    """sha256 over the SavedModel's variables files, in the order of their names."""
-    files = sorted((folder / "variables").glob("variables.*"))
-    if not (folder / "saved_model.pb").is_file() or not files:
+    """sha256 over what the SavedModel's network is made from: its graph, then its variables files, in the
+    order of their names."""
+    network = folder / "saved_model.pb"
+    variables = sorted((folder / "variables").glob("variables.*"))
+    if not network.is_file() or not variables:
         raise ConfigurationError(f"There is no SavedModel in {folder}: run `make model`.")
-    return hashlib.sha256(b"".join(map(_file_digest, files))).hexdigest()
+    return hashlib.sha256(b"".join(map(_file_digest, [network, *variables]))).hexdigest()
 
 
 def _file_digest(path: Path) -> bytes:
@@ -347,9 +432,14 @@ def _digest_of(path: Path, _state: tuple[int, int, int]) -> bytes:
         return hashlib.file_digest(file, "sha256").digest()
 
 
-def _read_digest(path: Path) -> str | None:
-    with contextlib.suppress(FileNotFoundError):
-        text = path.read_text(errors="replace").strip()
-        if re.fullmatch("[0-9a-f]{64}", text):
-            return text
+def _note(settings: Settings) -> Path:
+    """Where it is remembered which model is in `settings.model_dir`."""
+    return settings.data_dir / "known_models" / _files_digest(settings.model_dir)
+
+
+def _read_note(path: Path) -> _Installed | None:
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        note = _Installed(**read_json(path))
+        if all(isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) for value in note):
+            return note
     return None

@@ -165,6 +165,8 @@ class Plan:
     """In a run that reconciles: the documents without a current feature, by what becomes of them."""
     preview: Mapping[str, Any] = field(default_factory=dict)
     """In a dry run: the expected traffic and time."""
+    fingerprint: str = ""
+    """Of the model that the features will be of; empty in a plan of an earlier release."""
 
     @property
     def items(self) -> Path:

@@ -1,6 +1,7 @@
-"""The fields of our documents, and what an index must be to take them."""
+"""The fields of our documents, what an index must be to take them, and which model its features are of."""
 
 import base64
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -8,7 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import ConfigurationError
+from tasks.inference import fingerprint
+from tasks.inference.model import Identity
 from tasks.search.client import IndexClient
+
+log = logging.getLogger(__name__)
 
 FEATURE = "imagenet_feature"
 VERSION = "imagenet_feature_version"
@@ -31,6 +36,10 @@ FIELDS: dict[str, dict[str, Any]] = {
     AT: {"type": "date"},
 }
 """The fields we add to the shop's documents."""
+
+FINGERPRINTS = "imagenet_feature_fingerprints"
+"""What we add to the mapping's `_meta`: the fingerprint of the model that made the features of a version, by
+version. It lies in the index, since it is there that features must not mix."""
 
 PACKED = [{"field": FEATURE, "format": "binary"}]
 """Features as base64: as numbers they take eight times as long to read."""
@@ -125,6 +134,58 @@ def _check_mapping(index: str, mapping: Mapping[str, Any], *, keeps_source: bool
                 f"The field {field} of {index} is not indexed, so no search can use it. "
                 "Reindex with index: true."
             )
+
+
+def refuse_another_model(index: IndexClient, model: Identity) -> bool:
+    """Refuse an index whose features have the model's version and come from one that computes something else.
+
+    Returns:
+        Whether the index says what the model of this version computes; else it may be any.
+
+    Raises:
+        ConfigurationError: naming both fingerprints.
+    """
+    with index.errors_explained():
+        answer = index.client.indices.get_mapping(index=index.name, filter_path="*.mappings._meta")
+    every = [_fingerprints(found["mappings"]["_meta"]) for found in answer.values()]
+    noted = [str(known[model.version]) for known in every if model.version in known]
+    for made in noted:
+        if not fingerprint.same(made, model.fingerprint):
+            raise ConfigurationError(
+                f"The features {model.version} in the index {index.name} were made by a model that computes "
+                "something else with the same weights, as one does that scales pictures otherwise: its "
+                f"fingerprint is {made}, that of the model here {model.fingerprint}. Such features cannot be "
+                "compared. Install the model they were made with, or take another index."
+            )
+    return bool(noted)
+
+
+def note_model(index: IndexClient, concrete: str, model: Identity) -> None:
+    """Note in the index behind the name, which is `concrete`, what the model of this version computes, unless
+    that is noted; errors as of `refuse_another_model`."""
+    from elasticsearch import AuthorizationException
+
+    if not model.fingerprint or refuse_another_model(index, model):
+        return
+    with index.errors_explained():
+        (found,) = index.client.indices.get_mapping(index=concrete).values()
+        meta = found["mappings"].get("_meta", {})
+        known = _fingerprints(meta) | {model.version: model.fingerprint}
+        try:
+            # All of `_meta` is replaced, the shop's own part of it, too.
+            index.client.indices.put_mapping(index=concrete, meta=meta | {FINGERPRINTS: known})
+        except AuthorizationException:
+            log.warning(
+                "The index %s cannot note which model its features are of: that takes the privilege to "
+                "change its mapping (docs/access.md). Another model with the same weights will not be told "
+                "from it.",
+                concrete,
+            )
+
+
+def _fingerprints(meta: Mapping[str, Any]) -> dict[str, Any]:
+    held = meta.get(FINGERPRINTS)
+    return held if isinstance(held, dict) else {}
 
 
 def has_feature(hit: Mapping[str, Any]) -> bool:

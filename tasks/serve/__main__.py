@@ -83,14 +83,14 @@ def serve(settings: Settings) -> None:
     with ExitStack() as ending:
         ending.enter_context(_held(path))
         features = ending.enter_context(Features(settings))
-        version = features.model.version
+        model = features.model.identity
         fields = DocumentFields.of(settings)
-        documents = Saving(SearchIndex(connection, settings.index, fields), version, settings, create=False)
+        documents = Saving(SearchIndex(connection, settings.index, fields), model, settings, create=False)
         ending.callback(documents.close)
-        whole = Saving(SearchIndex(connection, settings.serve_index, fields), version, settings, create=True)
+        whole = Saving(SearchIndex(connection, settings.serve_index, fields), model, settings, create=True)
         ending.callback(whole.close)
         queries = ItemQueries(connection, settings.index, fields)
-        photos = PhotoSearch(queries, version, settings)
+        photos = PhotoSearch(queries, model, settings)
         limit = ConcurrencyLimit(settings.serve_requests, settings.serve_timeout)
         ending.callback(limit.close)
         listening = ending.enter_context(_listening(path))
@@ -102,7 +102,7 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=_ENDING,
         )
         log.info(
-            "Serving %s on the %s (%s) at %s", version, features.model.device, features.model.precision, path
+            "Serving %s on the %s (%s) at %s", model, features.model.device, features.model.precision, path
         )
         uvicorn.Server(config).run([listening])
 

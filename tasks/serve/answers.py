@@ -50,6 +50,8 @@ MEANINGS: Mapping[str, str] = {
 
 VERSION_HEADER = "X-Feature-Version"
 """Of which version the feature in an answer is."""
+FINGERPRINT_HEADER = "X-Model-Fingerprint"
+"""Of the model that computed it."""
 
 RETRY_AFTER = 1
 """Seconds after which to come again when the limit is reached: most requests take less."""

@@ -13,7 +13,14 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from tasks.errors import ConfigurationError, FeatureIndexError, ServiceUnavailableError
 from tasks.runs.category_names import CategoryNames
-from tasks.serve.answers import CODES, MEANINGS, VERSION_HEADER, InferenceError, refused
+from tasks.serve.answers import (
+    CODES,
+    FINGERPRINT_HEADER,
+    MEANINGS,
+    VERSION_HEADER,
+    InferenceError,
+    refused,
+)
 from tasks.serve.concurrency import ConcurrencyLimit
 from tasks.serve.features import Feature, Features
 from tasks.serve.photos import SETTING_BYTES, Asked, PhotoSearch, asked
@@ -352,8 +359,9 @@ async def _parsed(request: Request, model: type[Given], settings: Settings) -> G
 def _feature(service: Service, found: Feature) -> Response:
     # By hand: it is numbers alone, which need none of a model's checks.
     content = json.dumps({"imagenet_feature": found.vector.tolist()})
-    version = service.features.model.version
-    return Response(content, media_type="application/json", headers={VERSION_HEADER: version})
+    version, fingerprint = service.features.model.identity
+    headers = {VERSION_HEADER: version, FINGERPRINT_HEADER: fingerprint}
+    return Response(content, media_type="application/json", headers=headers)
 
 
 def answer_to(error: Exception) -> Response:

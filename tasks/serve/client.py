@@ -11,8 +11,8 @@ from urllib.parse import urlencode
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.inference.model import DIMENSIONS, feature_version
-from tasks.serve.answers import VERSION_HEADER, InferenceError, refused
+from tasks.inference.model import DIMENSIONS, Identity, identity
+from tasks.serve.answers import FINGERPRINT_HEADER, VERSION_HEADER, InferenceError, refused
 from tasks.settings import Settings
 from tasks.statuses import Status
 
@@ -97,17 +97,19 @@ class Inference:
                 error = found["error"]
                 raise InferenceError(answer.http_status, str(error["status"]), str(error["message"]))
             feature = np.array(found["imagenet_feature"], np.float32)
-            version = answer.headers[VERSION_HEADER.lower()]
+            # A process of an earlier release does not tell its fingerprint.
+            made = answer.headers.get(FINGERPRINT_HEADER.lower(), "")
+            model = Identity(answer.headers[VERSION_HEADER.lower()], made)
         except (ValueError, KeyError, TypeError):
             raise refused(
                 "unavailable", "The inference process gave an answer that cannot be read."
             ) from None
         if feature.shape != (DIMENSIONS,):
             raise refused("unavailable", f"The inference process gave a feature of shape {feature.shape}.")
-        if version != (wanted := feature_version(self._settings)):
+        if not model.same_as(ours := identity(self._settings)):
             raise refused(
                 "unavailable",
-                f"The inference process computes features of {version}, and the model here is {wanted}. "
+                f"The inference process computes features of {model}, and the model here is {ours}. "
                 "Restart it.",
             )
         return feature

@@ -15,7 +15,9 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException, MultiPartParser
 
+from tasks.inference.model import Identity
 from tasks.runs.category_names import CategoryNames
+from tasks.search.mapping import refuse_another_model
 from tasks.search.queries import ItemQueries, Neighbour, Scope
 from tasks.serve.answers import refused
 from tasks.settings import Settings
@@ -52,14 +54,15 @@ class Asked:
 class PhotoSearch:
     """Searches the shop's index within the categories of a photo; threads may share one.
 
-    Its methods raise ConfigurationError where no space is published, ServiceUnavailableError where
-    Elasticsearch does not answer, and InferenceError where a class is asked for that no item has.
+    Its methods raise ConfigurationError where no space is published, or the space or the index is of another
+    model, ServiceUnavailableError where Elasticsearch does not answer, and InferenceError where a class is
+    asked for that no item has.
     """
 
-    def __init__(self, index: ItemQueries, version: str, settings: Settings) -> None:
-        """Search for features of `version`."""
+    def __init__(self, index: ItemQueries, model: Identity, settings: Settings) -> None:
+        """Search for features of `model`."""
         self._index = index
-        self._version = version
+        self._model = model
         self._settings = settings
         self._lock = threading.Lock()
         self._read: tuple[Space, tuple[int, int]] | None = None
@@ -71,7 +74,7 @@ class PhotoSearch:
         with self._lock:
             pointer = _identity(published.pointer(self._settings))
             if self._read is None or self._read[1] != pointer:
-                self._read = published.published(self._settings, self._version), pointer
+                self._read = published.published(self._settings, self._model), pointer
             return self._read[0]
 
     def classes(self, feature: NDArray[np.float32]) -> Ranked:
@@ -86,12 +89,13 @@ class PhotoSearch:
         """The items that look like it, nearest first: of its category where that is as sure as 0.7, else of
         the two likeliest, or of the one that the setting names.
         """
+        refuse_another_model(self._index, self._model)
         if setting.category is None:
             wanted = tuple(within(self.classes(feature)))
         else:
             named = CategoryNames.load(self._settings).id_of(setting.category)
             wanted = () if setting.category == ANY else (named,)
-        scope = Scope(self._version, wanted)
+        scope = Scope(self._model.version, wanted)
         found = self._index.nearest(feature, scope, setting.output_limit)
         if not found and setting.category not in (None, ANY) and not self._index.count(scope):
             raise refused("bad_request", f"class: no item of {setting.category!r} has a feature")

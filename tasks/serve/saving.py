@@ -6,7 +6,9 @@ from datetime import datetime
 from typing import Any
 
 from tasks.errors import FeatureIndexError
+from tasks.inference.model import Identity
 from tasks.search.index import SearchIndex
+from tasks.search.mapping import note_model
 from tasks.search.writing import Ready, WriteOutcome, Writer
 from tasks.serve.answers import refused
 from tasks.serve.batches import Batches
@@ -21,14 +23,14 @@ _CHECKED_FOR = 60.0
 class Saving:
     """Saves features into an index; threads may share one."""
 
-    def __init__(self, index: SearchIndex, version: str, settings: Settings, *, create: bool) -> None:
-        """Save features of `version`.
+    def __init__(self, index: SearchIndex, model: Identity, settings: Settings, *, create: bool) -> None:
+        """Save features of `model`.
 
         Args:
             create: write whole rows, and documents that are missing; else only add to what is there.
         """
         self.index = index
-        self._version = version
+        self._model = model
         self._settings = settings
         self._create = create
         self._writer: Writer | None = None
@@ -72,11 +74,13 @@ class Saving:
         now = time.monotonic()
         if self._writer is None or now - self._checked_at > _CHECKED_FOR:
             if self.index.check():
-                self.index.refuse_second_version(self._version, self._settings)
+                self.index.refuse_second_version(self._model.version, self._settings)
+            concrete = self.index.prepare()
+            note_model(self.index, concrete, self._model)
             self._writer = Writer(
                 self.index,
-                self.index.prepare(),
-                self._version,
+                concrete,
+                self._model.version,
                 urls=lambda items: {item.item_id: item.row["img_url"] for item in items},
                 create=self._create,
             )

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import ConfigurationError, RunFailedError
-from tasks.inference.model import feature_version
+from tasks.inference.model import identity
 from tasks.progress import Progress, silent
+from tasks.search.mapping import refuse_another_model
 from tasks.search.queries import PAGE, ItemQueries, Scope
 from tasks.settings import Settings
 from tasks.space import published
@@ -42,16 +43,18 @@ def take_snapshot(index: ItemQueries, settings: Settings, progress: Progress = s
     """Write all features of the current version into the snapshot; returns how many.
 
     Raises:
-        ConfigurationError: the index holds none.
+        ConfigurationError: the index holds none, or those of another model.
         ServiceUnavailableError: Elasticsearch does not answer, or the data dir cannot be written.
     """
-    scope = Scope(feature_version(settings))
+    model = identity(settings)
+    refuse_another_model(index, model)
+    scope = Scope(model.version)
     total = index.count(scope)
     if not total:
         raise ConfigurationError(
             f"The index {index.name} holds no feature of {scope.version}: run category_backfill first."
         )
-    with writing(snapshot_path(settings), scope.version) as snapshot:
+    with writing(snapshot_path(settings), model) as snapshot:
         for rows in progress(index.rows(scope), "snapshot, pages", -(-total // PAGE)):
             snapshot.add(*rows)
     return total
@@ -100,7 +103,7 @@ def fit(settings: Settings) -> dict[str, Any]:
                 "items have changed in kind, or features are missing; to publish it nevertheless, remove "
                 f"{published.folder(settings) / 'published.json'} and fit again."
             )
-    space = Space(space.feature_version, space.compact, space.codes, space.categories, facts)
+    space = Space(space.model, space.compact, space.codes, space.categories, facts)
     return {"version": published.publish(space, settings), **facts}
 
 
@@ -122,7 +125,7 @@ def _learnt(snapshot: Snapshot, held_out: NDArray[np.bool_], categories: NDArray
     chosen = _sample(~held_out & (categories != ""), _MOST_LEARNT)
     features = _rows(snapshot, chosen)
     model = CategoryModel.learnt(features, list(categories[chosen]))
-    return Space(snapshot.version, compact, Codes.learnt(compact.vectors(features)), model)
+    return Space(snapshot.model, compact, Codes.learnt(compact.vectors(features)), model)
 
 
 def _queries(snapshot: Snapshot, known: NDArray[np.bool_], categories: NDArray[Any]) -> Queries:
@@ -155,7 +158,7 @@ def _worse_than_published(
     settings: Settings,
 ) -> str:
     try:
-        before = published.published(settings, snapshot.version)
+        before = published.published(settings, snapshot.model)
     except ConfigurationError as error:
         log.info("Nothing to compare with. %s", error)
         return ""

@@ -16,6 +16,7 @@ import numpy as np
 
 from tasks import files
 from tasks.errors import ConfigurationError
+from tasks.inference.model import Identity
 from tasks.settings import Settings
 from tasks.space.categories import CategoryModel
 from tasks.space.vectors import Codes, Compact
@@ -25,9 +26,9 @@ _DIGITS = 12
 
 @dataclass(frozen=True)
 class Space:
-    """What is learnt from the features of one version."""
+    """What is learnt from the features of one model."""
 
-    feature_version: str
+    model: Identity
     compact: Compact
     codes: Codes
     categories: CategoryModel
@@ -39,7 +40,8 @@ class Space:
     def content(self) -> bytes:
         """The bytes of its file, NumPy's npz: arrays alone, no code. The same space gives the same bytes."""
         arrays = {
-            "feature_version": np.array(self.feature_version),
+            "feature_version": np.array(self.model.version),
+            "model_fingerprint": np.array(self.model.fingerprint),
             "facts": np.array(json.dumps(self.facts, sort_keys=True)),
             "mean": self.compact.mean,
             "directions": self.compact.directions,
@@ -65,7 +67,10 @@ class Space:
         """
         with np.load(io.BytesIO(content), allow_pickle=False) as held:
             return cls(
-                feature_version=str(held["feature_version"]),
+                model=Identity(
+                    str(held["feature_version"]),
+                    str(held["model_fingerprint"]) if "model_fingerprint" in held else "",
+                ),
                 compact=Compact(held["mean"], held["directions"]),
                 codes=Codes(held["rotation"]),
                 categories=CategoryModel(
@@ -91,14 +96,14 @@ def publish(space: Space, settings: Settings) -> str:
     with files.atomic_write(_file(settings, digest)) as temporary:
         temporary.write_bytes(content)
     files.write_json(pointer(settings), {"sha256": digest})
-    return _name(space.feature_version, digest)
+    return _name(space.model.version, digest)
 
 
-def published(settings: Settings, feature_version: str) -> Space:
+def published(settings: Settings, model: Identity) -> Space:
     """The published space.
 
     Raises:
-        ConfigurationError: there is none, it is damaged, or it is of another feature version.
+        ConfigurationError: there is none, it is damaged, or it is of the features of another model.
     """
     try:
         digest = str(files.read_json(pointer(settings))["sha256"])
@@ -117,11 +122,11 @@ def published(settings: Settings, feature_version: str) -> Space:
             "run the DAG feature_space again."
         )
     space = Space.read(content)
-    space = replace(space, version=_name(space.feature_version, digest))
-    if space.feature_version != feature_version:
+    space = replace(space, version=_name(space.model.version, digest))
+    if not space.model.same_as(model):
         raise ConfigurationError(
-            f"The published feature space is of features {space.feature_version}, and the model here makes "
-            f"{feature_version}. Run the DAG feature_space once the index has features of that version."
+            f"The published feature space is of features {space.model}, and the model here makes {model}. "
+            "Run the DAG feature_space once the index has features of that model."
         )
     return space
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from tasks import files
 from tasks.errors import ConfigurationError
+from tasks.inference.model import Identity
 
 ROWS_AT_ONCE = 1_024
 """Rows of a page, a chunk of the file: 8 MB of features."""
@@ -63,14 +64,15 @@ class Writer:
 
 
 @contextmanager
-def writing(path: Path, version: str) -> Iterator[Writer]:
-    """A Writer whose snapshot is at `path` once the block ends well, and whole.
+def writing(path: Path, model: Identity) -> Iterator[Writer]:
+    """A Writer whose snapshot of the model's features is at `path` once the block ends well, and whole.
 
     Raises:
         ServiceUnavailableError: the folder cannot be written, or the disk is full.
     """
     with files.atomic_write(path) as temporary, h5py.File(temporary, "w", libver="latest") as file:
-        file.attrs["feature_version"] = version
+        file.attrs["feature_version"] = model.version
+        file.attrs["model_fingerprint"] = model.fingerprint
         yield Writer(file)
 
 
@@ -90,7 +92,9 @@ class Snapshot:
         try:
             with ExitStack() as opened:
                 self.file = opened.enter_context(h5py.File(path))
-                self.version = str(self.file.attrs["feature_version"])
+                self.model = Identity(
+                    str(self.file.attrs["feature_version"]), str(self.file.attrs.get("model_fingerprint", ""))
+                )
                 self._names = self.file[_NAMES]
                 self._pages = _mapped(self.file[_FEATURES], path)
                 self._open = opened.pop_all()

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 
 from tasks.errors import ConfigurationError, ServiceUnavailableError
-from tasks.inference.model import Model, load, unusable
+from tasks.inference.model import Identity, Model, load, unusable
 from tasks.machine import cores, locked
 from tasks.pictures.decoders import Decoded, Decoders, Tensor
 from tasks.pictures.picture import SIDE, BadPictureError
@@ -74,10 +74,11 @@ def _compute(
     decoding = _cpu_of_ended_processes()
     with Decoders(settings, min(cores(), len(hashes))) as decoders:
         model = load(settings)
-        if model.version != chunk.plan.feature_version:
+        planned = Identity(chunk.plan.feature_version, chunk.plan.fingerprint)
+        if not model.identity.same_as(planned):
             raise ConfigurationError(
-                f"The run was planned for {chunk.plan.feature_version}, but the model here is "
-                f"{model.version}. Put the planned model back, or clear the run's `plan` task."
+                f"The run was planned for {planned}, but the model here is {model.identity}. Put the planned "
+                "model back, or clear the run's `plan` task."
             )
         work = decoders.decode(_pictures(chunk.pictures, hashes))
         # One is there once every decoder is at work: they go on while we wait for the device.

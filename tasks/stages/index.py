@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 
 from tasks.errors import ServiceUnavailableError
+from tasks.inference.model import Identity
 from tasks.progress import Progress, silent
 from tasks.runs import packs
 from tasks.runs.run import Chunk, Plan
 from tasks.search.document_fields import DocumentFields
 from tasks.search.index import SearchIndex
+from tasks.search.mapping import note_model
 from tasks.search.writing import Ready, WriteOutcome, Writer
 from tasks.settings import Settings
 from tasks.shop.catalogue import Catalogue
@@ -85,10 +87,12 @@ def _writer(plan: Plan, settings: Settings, services: Services, clock: Clock) ->
             f"The index {settings.index} was there for the plan and is not there now. Bring it back, or "
             "clear the run's `plan` task, which makes a new one."
         )
+    concrete = index.prepare()
+    note_model(index, concrete, Identity(plan.feature_version, plan.fingerprint))
     catalogue = Catalogue(services.catalogue)
     return Writer(
         index,
-        index.prepare(),
+        concrete,
         plan.feature_version,
         urls=lambda items: catalogue.urls([item.item_id for item in items]),
         create=settings.create_documents,

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tasks.errors import ConfigurationError, FeatureIndexError
-from tasks.inference.model import feature_version
+from tasks.inference.model import Identity, identity
 from tasks.progress import Progress, silent
 from tasks.runs import packs, reports
 from tasks.runs.category_names import CategoryNames
@@ -23,6 +23,7 @@ from tasks.runs.labels import brief, named_host
 from tasks.runs.run import Origin, Plan, Request, check_category_ids
 from tasks.search.document_fields import DocumentFields
 from tasks.search.index import SearchIndex
+from tasks.search.mapping import note_model, refuse_another_model
 from tasks.settings import Settings
 from tasks.shop.catalogue import EARLIEST, LATEST, Catalogue, Item
 from tasks.shop.connections import Services
@@ -58,15 +59,17 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
             "FEATURES_IMAGE_HOSTS is empty, so pictures may come from nowhere. Set it to the hosts of the "
             "shop's pictures, separated by commas (a private one as host:port), or to * for any public host."
         )
-    version = feature_version(settings)
+    model = identity(settings)
     index = SearchIndex(services.search, settings.index, DocumentFields.of(settings))
     catalogue = Catalogue(services.catalogue)
     exists = index.check()
+    notices = request.notices
     if exists:
-        index.refuse_second_version(version, settings)
+        index.refuse_second_version(model.version, settings)
+        notices += _whose_features(index, model)
         if not settings.create_documents:
             index.refuse_unknown_urls()
-    notices = request.notices + tuple(
+    notices += tuple(
         f"Planning is slower than need be: the catalogue lacks an index ({statement})."
         for statement in catalogue.missing_indexes()
     )
@@ -76,14 +79,14 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
         log.warning(notice)
 
     folder = request.folder(settings.data_dir) / f"plan-{uuid.uuid4().hex[:12]}"
-    not_current = _NotCurrent(index if exists else None, version, request.force)
+    not_current = _NotCurrent(index if exists else None, model.version, request.force)
     ledger = Ledger(services.ledger, settings)
     pages = _pages(request, catalogue, ledger, created_at, progress)
     clock = Clock()
 
     def lost(planned: IdSet) -> tuple[list[Item], WithoutFeature]:
         with clock.measured("reconciling"):
-            return find_lost(index, catalogue, ledger, version, planned, settings.reconcile_items)
+            return find_lost(index, catalogue, ledger, model.version, planned, settings.reconcile_items)
 
     reconciles = request.reconcile and exists and settings.reconcile_items
     with _loaded_objects_frozen():
@@ -103,11 +106,12 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
         bounds, labels = chunk_bounds(rows, chunk_size(to_do, settings), names)
         # Not before all that a person may have to set right has been seen.
         if to_do:
-            index.prepare()
+            note_model(index, index.prepare(), model)
     plan = Plan(
         folder=folder,
         request=request,
-        feature_version=version,
+        feature_version=model.version,
+        fingerprint=model.fingerprint,
         planned=planned,
         current=current,
         created_at=created_at,
@@ -189,6 +193,17 @@ def _category_names(
             raise
         return CategoryNames.load(settings), (f"The names of the categories are those of before. {error}",)
     return names, ()
+
+
+def _whose_features(index: SearchIndex, model: Identity) -> tuple[str, ...]:
+    """Refuse features of another model under this one's version; where the index does not say, a notice."""
+    if refuse_another_model(index, model) or model.version not in index.versions():
+        return ()
+    return (
+        f"The index {index.name} holds features of {model.version} and does not say what their model "
+        "computes, as earlier releases left it. They count as the model's here, whose fingerprint the first "
+        "run that writes will note.",
+    )
 
 
 def _selected(catalogue: Catalogue, request: Request) -> Iterator[Item]:

@@ -51,11 +51,13 @@ def stack(tmp_path_factory, elasticsearch_url):
     model = folder / "model"
     model.symlink_to(REPOSITORY / "model" / "inception_v3")
 
-    requested = Counter()
+    requested, at_request = Counter(), []
 
     class Counting(image_server._Handler):
         def do_GET(self):  # noqa: N802
             requested[self.path] += 1
+            while at_request:
+                at_request.pop()()
             super().do_GET()
 
     remember_model(folder / "data")
@@ -94,6 +96,7 @@ def stack(tmp_path_factory, elasticsearch_url):
             model=model,
             now=now,
             requested=requested,
+            at_request=at_request,
             hook=hook,
         )
     finally:
@@ -214,15 +217,20 @@ def test_chunk_whose_task_died_is_unfinished_and_clearing_plan_does_it(stack, tm
     whole = stack.model.readlink()
     broken = tmp_path / "model"
     broken.mkdir()
-    # Planning knows the weights by their files; what extract cannot load is the graph.
     (broken / "variables").symlink_to(whole / "variables")
     (broken / "saved_model.pb").write_bytes(b"not a graph")
-    stack.model.unlink()
-    stack.model.symlink_to(broken)
     hats = _in_catalogue(stack, "category_id = ?", HATS)
+
+    def put(model):
+        link = stack.model.with_name("next")
+        link.symlink_to(model)
+        link.replace(stack.model)
+
+    # Planning would refuse it: it comes with the first request for a picture.
+    stack.at_request.append(lambda: put(broken))
     run_id, state, report = _run(stack, BACKFILL, conf={"category_ids": [HATS]})
-    stack.model.unlink()
-    stack.model.symlink_to(whole)
+    stack.at_request.clear()
+    put(whole)
 
     assert state == "failed"
     assert report["counts"] == {"unfinished": len(hats)}

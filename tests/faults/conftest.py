@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from elastic_transport import Urllib3HttpNode
 
+from tasks.inference.model import Identity
 from tasks.shop.connections import Services
 from tests.fault_proxy import FaultProxy
 from tests.shop_fixtures import FEATURE_VERSION, SmallShop, search_connection
@@ -30,7 +31,7 @@ def proxied_shop(sqlite_shop: SmallShop, proxy: FaultProxy) -> SmallShop:
 @pytest.fixture
 def chosen_version(monkeypatch: pytest.MonkeyPatch) -> None:
     """Plans are made for features that a test chose, so that no model has to be loaded."""
-    monkeypatch.setattr("tasks.stages.plan.feature_version", lambda _: FEATURE_VERSION)
+    monkeypatch.setattr("tasks.stages.plan.identity", lambda _: Identity(FEATURE_VERSION))
 
 
 @pytest.fixture

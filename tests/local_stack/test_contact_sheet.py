@@ -19,6 +19,7 @@ from local_stack.contact_sheet import (
 )
 from local_stack.shop import Shop
 from tasks.errors import ConfigurationError
+from tasks.inference.model import Identity
 from tasks.search.queries import ItemQueries
 from tasks.serve.answers import refused
 from tasks.serve.features import Feature
@@ -183,14 +184,14 @@ def photo_search(queries: ItemQueries, data_dir: Path, sureness: float) -> Photo
         plane = 2 * int(category_id[-2])
         weights[row, plane : plane + 2] = sureness
     space = Space(
-        VERSION,
+        Identity(VERSION),
         Compact(np.zeros(2048, np.float32), np.eye(2048, 128, dtype=np.float32)),
         Codes(np.eye(128, dtype=np.float32)),
         CategoryModel(tuple(COLOURS), weights, np.zeros(3, np.float32)),
     )
     settings = Settings(data_dir=data_dir)
     publish(space, settings)
-    return PhotoSearch(queries, VERSION, settings)
+    return PhotoSearch(queries, Identity(VERSION), settings)
 
 
 KEPT_BACK = {f"0{plane}0{number}" for plane in (2, 5, 7) for number in (6, 7)}

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from local_stack import demo
-from tasks.inference.model import feature_version
+from tasks.inference.model import feature_version, identity
 from tasks.search.index import SearchIndex
 from tasks.search.mapping import FEATURE, VERSION
 from tasks.settings import Settings
@@ -53,7 +53,7 @@ def test_a_space_is_published_and_what_it_left_out_is_said(
     fill(search_client, running.settings, {"hat": 90, "shoe": 90, "rare": 10})
     said: list[str] = []
     demo.learn(running, said.append)
-    space = published(running.settings, feature_version(running.settings))
+    space = published(running.settings, identity(running.settings))
     assert space.categories.categories == ("hat", "shoe")
     assert space.version in said[0]
     assert "rare (10)" in said[0]

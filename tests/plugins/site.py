@@ -17,6 +17,7 @@ import pytest
 import requests
 
 from local_stack.airflow import Airflow
+from tasks.inference.model import Identity
 from tasks.runs.category_names import CategoryNames
 from tasks.search.index import SearchIndex
 from tasks.search.mapping import FEATURE, URL, VERSION
@@ -167,7 +168,7 @@ def named(site: Site, names: Mapping[str, str]) -> Iterator[None]:
 def published_space(site: Site, probabilities: Mapping[str, float]) -> Iterator[None]:
     """For the block a feature space is published that takes any photo for these categories."""
     space = Space(
-        site.answer["version"],
+        Identity(site.answer["version"]),
         Compact(np.zeros(2048, np.float32), np.eye(2048, 128, dtype=np.float32)),
         Codes(np.eye(128, dtype=np.float32)),
         CategoryModel(

@@ -20,7 +20,6 @@ from hypothesis import strategies as st
 
 from tasks import files, housekeeping
 from tasks.errors import ServiceUnavailableError
-from tasks.inference.model import kept_graph
 from tasks.runs import packs
 from tasks.runs.run import Plan
 from tasks.settings import Settings
@@ -84,7 +83,7 @@ def test_a_plan_goes_when_its_newest_file_is_too_old(tmp_path: Path) -> None:
     assert old.with_name("report.json").exists(), "the report stays longer"
     assert done == {
         "removed": 1, "removed_bytes": 1_000, "kept": 1, "kept_bytes": 1_000, "active": 0, "active_bytes": 0,
-        "reports": 0, "graphs": 0, "left_overs": 0,
+        "reports": 0, "left_overs": 0,
     }  # fmt: skip
 
 
@@ -286,36 +285,6 @@ def test_what_a_housekeeping_left_that_was_stopped_goes_at_once(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
-# Graphs that are kept ---------------------------------------------------------------------------
-
-
-def test_graphs_of_other_models_go_when_nobody_has_used_them_for_long(tmp_path: Path) -> None:
-    settings = settings_of(tmp_path)
-    in_use = kept_graph(settings)
-    graphs = in_use.parent
-    write(in_use, 400)
-    used = write(graphs / ("a" * 64), 7 - HOURS)
-    unused = write(graphs / ("b" * 64), 7 + HOURS)
-    strangers = [write(graphs / "notes.txt", 400), graphs / ("c" * 64)]
-    strangers[1].symlink_to("notes.txt")
-    abandoned = abandon(graphs / ("d" * 64))
-
-    done = housekeeping.run(settings, nobody, NOW)
-    assert not unused.exists()
-    assert all(path.exists() for path in (in_use, used, *strangers, abandoned))
-    assert (done["graphs"], done["left_overs"]) == (1, 0)
-    later = housekeeping.run(settings, nobody, NOW + timedelta(days=2))
-    assert (later["graphs"], later["left_overs"]) == (1, 1)
-    assert {path.name for path in graphs.iterdir()} == {in_use.name, "notes.txt", "c" * 64}
-
-
-def test_where_there_is_no_model_every_graph_stays(tmp_path: Path) -> None:
-    graph = write(tmp_path / "frozen_graphs" / ("a" * 64), 400)
-    done = housekeeping.run(settings_of(tmp_path, model_dir=tmp_path / "none"), nobody, NOW)
-    assert graph.exists()
-    assert done["graphs"] == 0
-
-
 # What is not ours ---------------------------------------------------------------------------------
 
 
@@ -325,7 +294,7 @@ def test_what_else_is_in_the_data_dir_stays(tmp_path: Path) -> None:
     elsewhere = leave_plan(tmp_path / "elsewhere" / "d" / "r", years).parent
     hexadecimal = "0123456789ab"
     for name in (
-        "ledger.db", "contact_sheet.png", f"plan-{hexadecimal}", "weight_digests/d2e2", "report.json",
+        "ledger.db", "contact_sheet.png", f"plan-{hexadecimal}", "known_models/d2e2", "report.json",
         "airflow/airflow.db", "airflow/logs/dag_id=d/run_id=r/attempt=1.log", "airflow/report.json",
         f"d/plan-{hexadecimal}/plan.json", f"shop/d/r/plan-{hexadecimal}/plan.json", "shop/d/r/report.json",
         f"d/file/plan-{hexadecimal}", "d/short/plan-0123456789a/x", "d/long/plan-0123456789abc/x",

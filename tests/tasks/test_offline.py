@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 
 from tasks import __main__ as command
+from tasks.inference.model import Identity
 from tasks.space.snapshot import writing
 from tests.shop_fixtures import remember_model
 
@@ -129,7 +130,7 @@ def test_what_cannot_be_found_says_why(
     code, _, err = run("find", photos / "broken.png", "--in", file)
     assert (code, "none of JPEG" in err) == (1, True)
     other = tmp_path / "other.h5"
-    with writing(other, "another-model") as writer:
+    with writing(other, Identity("another-model")) as writer:
         writer.add(["a"], [""], [""], np.ones((1, 2048), np.float32))
     code, _, err = run("find", photo, "--in", other)
     assert (code, "holds features another-model" in err) == (1, True)

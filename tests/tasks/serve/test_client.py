@@ -103,6 +103,15 @@ def test_a_refusal_keeps_its_status_and_words(settings: Settings, answering: Ans
     assert error.to_json() == body
 
 
+def test_features_of_a_model_that_computes_something_else_are_refused(
+    settings: Settings, answering: Answering, model_version: str
+) -> None:
+    headers = {"X-Feature-Version": model_version, "X-Model-Fingerprint": "3c00" * 16}
+    answering(200, headers, feature_body(FEATURE.tolist()))
+    with pytest.raises(InferenceError, match=r"fingerprint (3c00){16}, and the model here.*Restart it"):
+        Inference(settings).feature_of_url("u")
+
+
 def test_features_of_another_model_are_refused(settings: Settings, answering: Answering) -> None:
     answering(200, {"X-Feature-Version": "inception_v3-another"}, feature_body(FEATURE.tolist()))
     with pytest.raises(InferenceError, match=r"inception_v3-another.*Restart it") as refused:

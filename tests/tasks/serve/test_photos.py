@@ -10,10 +10,11 @@ from elasticsearch import helpers
 from fastapi import Request
 
 from tasks.errors import ConfigurationError
+from tasks.inference.model import Identity
 from tasks.runs.category_names import CategoryNames
 from tasks.search.document_fields import DocumentFields
 from tasks.search.index import SearchIndex
-from tasks.search.mapping import FEATURE, VERSION
+from tasks.search.mapping import FEATURE, VERSION, note_model
 from tasks.search.queries import ItemQueries
 from tasks.serve.answers import InferenceError
 from tasks.serve.photos import Asked, PhotoSearch, Setting, asked
@@ -24,7 +25,7 @@ from tasks.space.vectors import Codes, Compact
 from tests.shop_fixtures import search_connection
 from tests.tasks.space.synthetic import features_of, shop
 
-MODEL = "some-model"
+MODEL = Identity("some-model", "3c00" * 16)
 IDS, CATEGORIES = shop({"hat": 40, "shoes/boots": 40, "dress": 40})
 
 
@@ -66,7 +67,7 @@ def search(
                 "category_id": category,
                 "img_url": f"https://pictures.example/{item_id}.jpg",
                 FEATURE: feature.tolist(),
-                VERSION: MODEL,
+                VERSION: MODEL.version,
             }
             for item_id, category, feature in zip(IDS, CATEGORIES, features, strict=True)
         ),
@@ -143,9 +144,20 @@ def test_without_a_space_it_says_which_dag_to_run_and_any_class_needs_none(
 
 
 def test_a_space_of_another_feature_version_is_refused(search: PhotoSearch, settings: Settings) -> None:
-    other = PhotoSearch(search._index, "another-model", settings)
+    other = PhotoSearch(search._index, Identity("another-model"), settings)
     with pytest.raises(ConfigurationError, match=f"of features {MODEL}, and the model here makes another"):
         other.classes(features_of(["hat"])[0])
+
+
+def test_an_index_of_a_model_that_computes_something_else_is_not_searched(
+    search: PhotoSearch, settings: Settings
+) -> None:
+    note_model(search._index, settings.index, MODEL)
+    photo, anything = features_of(["hat"])[0], Setting(category="any")
+    assert search.nearest(photo, anything)
+    other = PhotoSearch(search._index, Identity(MODEL.version, "4000" * 16), settings)
+    with pytest.raises(ConfigurationError, match="computes something else with the same weights"):
+        other.nearest(photo, anything)
 
 
 def test_a_space_that_is_published_meanwhile_is_taken(

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from tasks.errors import ConfigurationError, ServiceUnavailableError
+from tasks.inference.model import Identity
 from tasks.runs import packs
 from tasks.search.index import SearchIndex
 from tasks.search.mapping import AT, FEATURE, FIELDS, IMAGE, URL, VERSION
@@ -28,9 +29,13 @@ def new_saving(sqlite_shop: SmallShop) -> Iterator[New]:
     """Makes one that saves into the shop's index."""
     made = []
 
-    def make(*, create: bool = False, version: str = FEATURE_VERSION, **changes: Any) -> Saving:
+    def make(
+        *, create: bool = False, version: str = FEATURE_VERSION, fingerprint: str = "", **changes: Any
+    ) -> Saving:
         index = SearchIndex(sqlite_shop.services.search, sqlite_shop.index)
-        made.append(Saving(index, version, sqlite_shop.settings(**changes), create=create))
+        made.append(
+            Saving(index, Identity(version, fingerprint), sqlite_shop.settings(**changes), create=create)
+        )
         return made[-1]
 
     yield make
@@ -136,6 +141,19 @@ def test_a_second_version_is_refused_as_in_a_run(sqlite_shop: SmallShop, new_sav
     assert VERSION not in sqlite_shop.sources()["b"]
     new_saving(mix_versions=True).save(row("b"), feature(2), NOON)
     assert sqlite_shop.sources()["b"][VERSION] == FEATURE_VERSION
+
+
+def test_the_first_feature_notes_its_model_and_one_that_computes_something_else_is_refused(
+    sqlite_shop: SmallShop, new_saving: New
+) -> None:
+    for item_id in "ab":
+        sqlite_shop.write_document(item_id)
+    new_saving(fingerprint="3c00" * 16).save(row("a"), feature(1), NOON)
+    for mix in (False, True):
+        other = new_saving(fingerprint="4000" * 16, mix_versions=mix)
+        with pytest.raises(ConfigurationError, match="computes something else with the same weights"):
+            other.save(row("b"), feature(2), NOON)
+    assert VERSION not in sqlite_shop.sources()["b"]
 
 
 # Whole documents ---------------------------------------------------------------------------------

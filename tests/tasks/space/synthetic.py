@@ -5,9 +5,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from tasks.inference.model import Identity
 from tasks.space.snapshot import writing
 
-VERSION = "some-version"
+MODEL = Identity("some-version", "3c00" * 16)
 
 
 def features_of(categories: list[str], seed: int = 0, dims: int = 2048) -> NDArray[np.float32]:
@@ -31,7 +32,7 @@ def shop(counts: dict[str, int]) -> tuple[list[str], list[str]]:
 
 def write(path: Path, ids: list[str], categories: list[str], features: NDArray[np.float32]) -> Path:
     """A snapshot, written in pieces."""
-    with writing(path, VERSION) as writer:
+    with writing(path, MODEL) as writer:
         for begin in range(0, len(ids), 700):
             some = slice(begin, begin + 700)
             writer.add(ids[some], categories[some], [f"{i}.jpg" for i in ids[some]], features[some])

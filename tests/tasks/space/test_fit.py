@@ -11,7 +11,7 @@ from tasks.space import fit, published
 from tasks.space.evaluation import Queries, evaluated, fold
 from tasks.space.published import Space
 from tasks.space.snapshot import Snapshot
-from tests.tasks.space.synthetic import VERSION, features_of, shop, write
+from tests.tasks.space.synthetic import MODEL, features_of, shop, write
 
 IDS, CATEGORIES = shop({"hat": 160, "shoe": 160, "dress": 130, "rare": 10})
 
@@ -35,7 +35,7 @@ def facts(settings):
 
 @pytest.fixture(scope="module")
 def space(settings, facts) -> Space:
-    found = published.published(settings, VERSION)
+    found = published.published(settings, MODEL)
     assert found.version == facts["version"]
     return found
 
@@ -125,7 +125,7 @@ def test_a_worse_space_is_not_published_and_says_why(space, features, tmp_path):
     write(fit.snapshot_path(again), IDS, mixed, features)
     with pytest.raises(RunFailedError, match=r"which stays: accuracy 0\.\d{3}, before 1\.000"):
         fit.fit(again)
-    kept = published.published(again, VERSION)
+    kept = published.published(again, MODEL)
     assert dataclasses.asdict(kept.categories)["categories"] == space.categories.categories
     assert kept.version == space.version
 

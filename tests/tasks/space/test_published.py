@@ -1,21 +1,26 @@
+import io
+
 import numpy as np
 import pytest
 
 from tasks.errors import ConfigurationError
+from tasks.inference.model import Identity
 from tasks.settings import Settings
 from tasks.space.categories import CategoryModel
 from tasks.space.published import Space, folder, publish, published
 from tasks.space.vectors import Codes, Compact
 
+MODEL = Identity("v", "3c00" * 16)
 
-def space(version="v", seed=0, **facts):
+
+def space(model=MODEL, seed=0, **facts):
     rng = np.random.default_rng(seed)
 
     def floats(*shape):
         return rng.normal(size=shape).astype(np.float32)
 
     return Space(
-        version,
+        model,
         Compact(floats(64), floats(64, 128)),
         Codes(floats(128, 128)),
         CategoryModel(("00000010", "shoes/boots é"), floats(2, 64), floats(2)),
@@ -32,7 +37,7 @@ def test_what_is_published_is_what_was_learnt(settings):
     made = space(items=5, evaluation={"accuracy": 0.5})
     name = publish(made, settings)
     assert name.startswith("v-")
-    found = published(settings, "v")
+    found = published(settings, MODEL)
     assert (found.version, found.facts, found.categories.categories) == (
         name,
         made.facts,
@@ -52,13 +57,30 @@ def test_a_name_stands_for_its_content(settings):
 
 def test_none_yet_says_which_dag_to_run(settings):
     with pytest.raises(ConfigurationError, match="Run the DAG feature_space"):
-        published(settings, "v")
+        published(settings, MODEL)
 
 
 def test_one_of_another_feature_version_is_refused(settings):
-    publish(space("old"), settings)
+    publish(space(Identity("old")), settings)
     with pytest.raises(ConfigurationError, match=r"of features old, and the model here makes new"):
-        published(settings, "new")
+        published(settings, Identity("new"))
+
+
+def test_one_of_a_model_that_computes_something_else_is_refused(settings):
+    publish(space(), settings)
+    other = Identity(MODEL.version, "4000" * 16)
+    with pytest.raises(ConfigurationError, match=f"of features v .*{MODEL.fingerprint}.* makes v .*40004000"):
+        published(settings, other)
+
+
+def test_one_of_before_fingerprints_were_taken_is_of_its_version(settings):
+    publish(space(Identity("v")), settings)
+    assert published(settings, MODEL).model == ("v", "")
+    with np.load(next(folder(settings).glob("*.npz"))) as held:
+        arrays = {name: held[name] for name in held if name != "model_fingerprint"}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)
+    assert Space.read(buffer.getvalue()).model == ("v", "")
 
 
 @pytest.mark.parametrize("damage", [lambda content: content[:-1] + b"x", lambda _: b""])
@@ -67,14 +89,14 @@ def test_a_damaged_one_is_refused(settings, damage):
     (file,) = folder(settings).glob("*.npz")
     file.write_bytes(damage(file.read_bytes()))
     with pytest.raises(ConfigurationError, match="damaged"):
-        published(settings, "v")
+        published(settings, MODEL)
 
 
 def test_a_pointer_that_cannot_be_read_is_damage_too(settings):
     publish(space(), settings)
     (folder(settings) / "published.json").write_text("{")
     with pytest.raises(ConfigurationError, match="damaged"):
-        published(settings, "v")
+        published(settings, MODEL)
 
 
 def test_no_code_is_run_from_a_space(settings):

@@ -4,7 +4,7 @@ import pytest
 from tasks.errors import ConfigurationError
 from tasks.space.search import ByCodes, add_codes, exact
 from tasks.space.snapshot import Snapshot, writing
-from tests.tasks.space.synthetic import VERSION, features_of, shop, write
+from tests.tasks.space.synthetic import MODEL, features_of, shop, write
 
 IDS, CATEGORIES = shop({"hat": 800, "shoe": 700})
 
@@ -17,7 +17,7 @@ def features():
 @pytest.fixture(scope="module")
 def snapshot(tmp_path_factory, features):
     path = tmp_path_factory.mktemp("search") / "all.h5"
-    with writing(path, VERSION) as writer:
+    with writing(path, MODEL) as writer:
         writer.add(IDS, CATEGORIES, [f"{i}.jpg" for i in IDS], features)
         add_codes(writer)
     with Snapshot(path) as opened:

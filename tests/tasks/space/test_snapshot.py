@@ -3,8 +3,9 @@ import numpy as np
 import pytest
 
 from tasks.errors import ConfigurationError
+from tasks.inference.model import Identity
 from tasks.space.snapshot import Snapshot, writing
-from tests.tasks.space.synthetic import VERSION, features_of, shop, write
+from tests.tasks.space.synthetic import MODEL, features_of, shop, write
 
 IDS, CATEGORIES = shop({"hat": 1_000, "shoe": 900, "": 300})
 
@@ -21,7 +22,7 @@ def path(tmp_path_factory, features):
 
 def test_rows_come_back_in_pages_at_length_1(path, features):
     with Snapshot(path) as snapshot:
-        assert (len(snapshot), snapshot.version) == (2_200, VERSION)
+        assert (len(snapshot), snapshot.model) == (2_200, MODEL)
         assert snapshot.names() == IDS
         assert snapshot.categories() == CATEGORIES
         assert snapshot.pictures([3, 2_199]) == ["item-00003.jpg", "item-02199.jpg"]
@@ -50,7 +51,7 @@ def test_a_reader_of_plain_files_finds_features_and_names(path):
 @pytest.mark.parametrize("bad", [0.0, np.nan, np.inf])
 def test_a_feature_without_a_direction_is_refused_and_leaves_no_file(tmp_path, bad):
     path = tmp_path / "all.h5"
-    with pytest.raises(ValueError, match="direction"), writing(path, VERSION) as writer:
+    with pytest.raises(ValueError, match="direction"), writing(path, MODEL) as writer:
         writer.add(["a"], [""], [""], np.full((1, 2048), bad, np.float32))
     assert list(tmp_path.iterdir()) == []
 
@@ -58,10 +59,10 @@ def test_a_feature_without_a_direction_is_refused_and_leaves_no_file(tmp_path, b
 def test_what_was_there_stays_until_the_next_is_whole(tmp_path, features):
     kept = tmp_path / "all.h5"
     write(kept, IDS[:3], CATEGORIES[:3], features[:3])
-    with pytest.raises(ValueError, match="direction"), writing(kept, "another") as writer:
+    with pytest.raises(ValueError, match="direction"), writing(kept, Identity("another")) as writer:
         writer.add(["a", "b"], ["", ""], ["", ""], np.stack([features[0], features[0] * 0]))
     with Snapshot(kept) as snapshot:
-        assert (len(snapshot), snapshot.version) == (3, VERSION)
+        assert (len(snapshot), snapshot.model) == (3, MODEL)
 
 
 def test_no_file_is_said(tmp_path):

@@ -13,11 +13,12 @@ from hypothesis import strategies as st
 
 from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.files import write_json
+from tasks.inference.model import identity
 from tasks.runs import packs, reports
 from tasks.runs.category_names import CategoryNames
 from tasks.runs.run import Plan, Request, Retry
 from tasks.search.index import SearchIndex
-from tasks.search.mapping import AT, FEATURE, URL, VERSION
+from tasks.search.mapping import AT, FEATURE, URL, VERSION, note_model
 from tasks.settings import Settings
 from tasks.shop.ledger import ItemOutcome, Ledger
 from tasks.stages import plan
@@ -39,7 +40,7 @@ def ids(planned):
 def index_as_current(shop, *item_ids, version, url=None):
     """Give documents a feature, as an earlier run left it."""
     search = SearchIndex(shop.services.search, shop.index)
-    search.prepare()
+    note_model(search, search.prepare(), identity(shop.settings()))
     for item_id in item_ids:
         doc = {FEATURE: some_vector(1).tolist(), VERSION: version, URL: url or url_of(item_id)}
         doc[AT] = datetime.now(UTC).isoformat()
