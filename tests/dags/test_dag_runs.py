@@ -173,10 +173,11 @@ def _clear_plan(stack, dag_id, run_id):
 
 def test_preview_touches_nothing(stack):
     before = stack.search.indices.get_mapping(index=stack.index), _sequence_numbers(stack)
+    everything = _in_catalogue(stack, "true")
     _, state, report = _run(stack, BACKFILL, conf={"all_items": True, "dry_run": True})
     assert state == "success"
-    assert report["counts"] == {"current": 0, "to_do": ITEMS}
-    assert report["planned"] == len(_in_catalogue(stack, "true")) == ITEMS
+    assert report["counts"] == {"current": 0, "to_do": len(everything)}
+    assert report["planned"] == len(everything) >= ITEMS
     assert report["expected"]["from_runs"] == 0
     assert not stack.requested
     assert (stack.search.indices.get_mapping(index=stack.index), _sequence_numbers(stack)) == before
