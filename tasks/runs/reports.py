@@ -166,8 +166,8 @@ def named_categories(report: dict[str, Any]) -> list[str]:
 
 
 def _categories(report: dict[str, Any]) -> list[str]:
-    named = named_categories(report)
-    return [f"categories: {', '.join(named)}"] if named else []
+    # Who asked knows the ids.
+    return [f"categories: {', '.join(named_categories(report))}"] if report.get("category_names") else []
 
 
 def described(report: dict[str, Any]) -> str:

@@ -181,7 +181,7 @@ def test_each_item_ends_in_exactly_one_status(shop, image_server, run_here):
         "elsewhere": "blocked_address",
         "relative": "invalid_url",
         "null": "invalid_url",
-        "": "rejected",
+        "(empty)": "invalid_row",
     }
     assert found["cut"] in ("corrupt", "not_a_picture")
     assert report["counts"] == Counter(found.values())
