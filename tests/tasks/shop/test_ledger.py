@@ -125,6 +125,7 @@ def test_now_is_the_present_where_none_is_given(book):
 # By hand: which statuses leave no row, and which leave one that no schedule takes up again.
 FINE = {"current", "indexed"}
 FOR_A_PERSON = {
+    "invalid_row",
     "invalid_url",
     "blocked_address",
     "too_large",
