@@ -3,7 +3,7 @@
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,6 @@ from local_stack import stack
 from local_stack.airflow import Progress
 from local_stack.contact_sheet import contact_sheet, photo_sheet
 from local_stack.process import interrupt_when_told_to_end
-from local_stack.shop import Shop
 from local_stack.stack import Stack
 from tasks import files
 from tasks.errors import ConfigurationError, FeatureIndexError, RunFailedError
@@ -85,7 +84,7 @@ def _show(running: Stack) -> None:
     report = _run(running, NIGHTLY, f"The night of {day} ({zone})", {}, interval=night)
     category_ids, since = shop.most_items()
     title = f"Backfill of {len(category_ids)} categories, items since {since.astimezone(zone):%Y-%m-%d %H:%M}"
-    _run(running, BACKFILL, title, backfill_conf(shop))
+    _run(running, BACKFILL, title, backfill_conf(category_ids, since))
     settings, index = running.settings, queries(running)
     path = contact_sheet(index, report["feature_version"], shop, settings.data_dir / "contact_sheet.png")
     _say(f"\nContact sheet: {path}\n")
@@ -98,10 +97,9 @@ def _show(running: Stack) -> None:
         _say(f"\nContact sheet of photos that are in no index: {path}")
 
 
-def backfill_conf(shop: Shop) -> dict[str, Any]:
-    """What a backfill of most of the shop is started with."""
-    category_ids, since = shop.most_items()
-    return {"category_ids": category_ids, "registered_from": since.isoformat()}
+def backfill_conf(category_ids: Sequence[str], since: datetime) -> dict[str, Any]:
+    """What a backfill of these categories is started with, of items registered since then."""
+    return {"category_ids": list(category_ids), "registered_from": since.isoformat()}
 
 
 def queries(running: Stack) -> ItemQueries:

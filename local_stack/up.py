@@ -86,7 +86,7 @@ def _prepare_photos(running: Stack) -> None:
     except ConfigurationError:
         print("Filling the index, and learning what search by photo needs ...")
         airflow = running.airflow
-        airflow.wait(BACKFILL, airflow.trigger(BACKFILL, conf=backfill_conf(running.shop)))
+        airflow.wait(BACKFILL, airflow.trigger(BACKFILL, conf=backfill_conf(*running.shop.most_items())))
         learn(running, print)
 
 

@@ -143,8 +143,8 @@ def _installed(settings: Settings) -> _Installed:
     if installed.weights == OUR_WEIGHTS and not fingerprint.same(installed.fingerprint, OUR_FINGERPRINT):
         raise ConfigurationError(
             f"The model in {folder} has our model's weights and computes something else with them, so that "
-            f"its features could not be told from ours: its fingerprint is {installed.fingerprint}, not "
-            f"{OUR_FINGERPRINT}. Remove the folder and run `make model`."
+            "its features could not be distinguished from ours: its fingerprint is "
+            f"{installed.fingerprint}, not {OUR_FINGERPRINT}. Remove the folder and run `make model`."
         )
     _refuse_other_than(settings.model_digest, installed, folder)
     return installed

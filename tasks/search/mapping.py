@@ -177,8 +177,8 @@ def note_model(index: IndexClient, concrete: str, model: Identity) -> None:
         except AuthorizationException:
             log.warning(
                 "The index %s cannot note which model its features are of: that takes the privilege to "
-                "change its mapping (docs/access.md). Another model with the same weights will not be told "
-                "from it.",
+                "change its mapping (docs/access.md). Another model with the same weights will not be "
+                "distinguished from it.",
                 concrete,
             )
 

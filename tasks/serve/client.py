@@ -97,7 +97,7 @@ class Inference:
                 error = found["error"]
                 raise InferenceError(answer.http_status, str(error["status"]), str(error["message"]))
             feature = np.array(found["imagenet_feature"], np.float32)
-            # A process of an earlier release does not tell its fingerprint.
+            # A process of an earlier release does not give its fingerprint.
             made = answer.headers.get(FINGERPRINT_HEADER.lower(), "")
             model = Identity(answer.headers[VERSION_HEADER.lower()], made)
         except (ValueError, KeyError, TypeError):

@@ -142,7 +142,7 @@ class Catalogue:
     def missing_indexes(self) -> list[str]:
         """What to create so that planning stays fast in a large catalogue; empty when all is there."""
         with self._database.transaction() as transaction:
-            rows = _rows(transaction, f"indexes_{self._database.dialect}", ["definition"], {})
+            rows = _rows(transaction, "indexes", ["definition"], {})
             (read,) = _readers(transaction, rows, ["definition"])
             found = {_first_column(str(read(row.definition))) for row in rows}
         wanted = ("updated_at", "registered_at", "category_id")
@@ -177,7 +177,7 @@ def _refuse_duplicates(transaction: Transaction, statement: str, parameters: Map
     Raises:
         ConfigurationError: naming the statement and an item.
     """
-    rows = transaction.run(statement, parameters, within=f"duplicates_{transaction.dialect}")
+    rows = transaction.run(statement, parameters, within="duplicates")
     (read_id,) = _readers(transaction, rows, ["item_id"])
     for row in rows:
         raise ConfigurationError(

@@ -87,16 +87,11 @@ class Database:
             self._place = f"{server}/{connection.schema}"
             self._engine = _mysql(connection, read_only)
 
-    @property
-    def dialect(self) -> str:
-        """Which SQL it speaks: sqlite, postgresql or mysql."""
-        return self._engine.dialect.name
-
     def time(self, time: datetime) -> datetime | str:
         """A time as statements take it: UTC, without a zone; text in SQLite."""
         naive = time.astimezone(UTC).replace(tzinfo=None)
         # isoformat, unlike strftime, writes years before 1000 with four digits.
-        return naive.isoformat(" ", "microseconds") if self.dialect == "sqlite" else naive
+        return naive if self.file is None else naive.isoformat(" ", "microseconds")
 
     @contextmanager
     def transaction(self) -> Iterator["Transaction"]:
@@ -165,7 +160,8 @@ class Transaction:
         at_once: int = 0,
         within: str = "",
     ) -> sa.CursorResult[Any]:
-        """Run sql/<name>/<statement>.sql, or a file of one's own, once for each of several `parameters`.
+        """Run a statement of sql/<name>/, see `file_of`, or a file of one's own, once for each of several
+        `parameters`.
 
         Args:
             parameters: values by their names in the statement; a list is for `in`.
@@ -175,7 +171,10 @@ class Transaction:
         Raises:
             UnfitValueError: no text of the database can be one of the values.
         """
-        self.last = str(statement) if isinstance(statement, Path) else f"sql/{self._name}/{statement}.sql"
+        if isinstance(statement, Path):
+            self.last = str(statement)
+        else:
+            self.last = f"sql/{self._name}/{self.file_of(statement).name}"
         sql = self._sql(statement)
         text = sa.text(self._sql(within).replace("{statement}", sql.rstrip("; \n")) if within else sql)
         if isinstance(parameters, Mapping):
@@ -200,13 +199,12 @@ class Transaction:
         return "\n".join(line for line in lines if not line.lstrip().startswith("--"))
 
     def file_of(self, statement: str) -> Path:
-        """Where a statement is; an optional one need not be there."""
-        return STATEMENTS / self._name / f"{statement}.sql"
-
-    @property
-    def dialect(self) -> str:
-        """As the database's."""
-        return self._connection.dialect.name
+        """Where a statement is: in <statement>_<dialect>.sql, of sqlite, postgresql or mysql, else in
+        <statement>.sql; an optional one need not be there.
+        """
+        folder, dialect = STATEMENTS / self._name, self._connection.dialect.name
+        own = folder / f"{statement}_{dialect}.sql"
+        return own if own.is_file() else folder / f"{statement}.sql"
 
     def holds(self, table: str) -> bool:
         """Whether the database has this table."""
@@ -253,15 +251,7 @@ def _sqlite(path: Path, read_only: bool) -> sa.Engine:
 def _postgresql(connection: Connection, read_only: bool) -> sa.Engine:
     from psycopg2 import extensions
 
-    url = sa.URL.create(
-        "postgresql+psycopg2",
-        username=connection.login,
-        password=connection.password,
-        host=connection.host,
-        port=connection.port,
-        database=connection.schema,
-        query={str(key): str(value) for key, value in connection.extra.items()},
-    )
+    url = _url("postgresql+psycopg2", connection, connection.extra)
     # A network that falls silent would otherwise be waited for by the hour.
     alive = {
         "connect_timeout": 10,
@@ -291,15 +281,7 @@ def _mysql(connection: Connection, read_only: bool) -> sa.Engine:
 
     # What is no text, such as {"ssl": {"ca": "/path"}} in JSON, is PyMySQL's own.
     texts = {key: value for key, value in connection.extra.items() if isinstance(value, str)}
-    url = sa.URL.create(
-        "mysql+pymysql",
-        username=connection.login,
-        password=connection.password,
-        host=connection.host,
-        port=connection.port,
-        database=connection.schema,
-        query=texts,
-    )
+    url = _url("mysql+pymysql", connection, texts)
     engine = sa.create_engine(
         url,
         poolclass=sa.NullPool,
@@ -325,6 +307,18 @@ def _mysql(connection: Connection, read_only: bool) -> sa.Engine:
                 cursor.execute("set session transaction read only")
 
     return engine
+
+
+def _url(driver: str, connection: Connection, options: Mapping[str, Any]) -> sa.URL:
+    return sa.URL.create(
+        driver,
+        username=connection.login,
+        password=connection.password,
+        host=connection.host,
+        port=connection.port,
+        database=connection.schema,
+        query={str(key): str(value) for key, value in options.items()},
+    )
 
 
 def _leave_undecoded(connection: sa.Connection) -> str:

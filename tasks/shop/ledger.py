@@ -176,7 +176,7 @@ class Ledger:
         if self._has_no_file():
             return
         with self._database.transaction() as transaction:
-            transaction.run(f"begin_{self._database.dialect}")
+            transaction.run("begin")
             if transaction.holds("covered_nights"):
                 transaction.run("uncover_night", {"dag": dag, "run": run})
 
@@ -249,7 +249,7 @@ class _Recording:
         self._order = plan.created_at, plan.folder.name
         self._now = now
         self.written = self.removed = 0
-        transaction.run(f"begin_{database.dialect}")
+        transaction.run("begin")
         # Not created blindly: that takes rights that no one needs once they are there.
         if not all(map(transaction.holds, _TABLES)):
             for statement in _CREATION:

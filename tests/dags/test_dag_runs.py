@@ -574,9 +574,9 @@ with create_session() as session:
         session.flush()
         session.add(TaskInstance(plan, dag_version_id=version.id, run_id=run.run_id, state=state))
 """
-    told = [(run_type, start.isoformat(), state) for run_type, start, state in runs]
+    given = [(run_type, start.isoformat(), state) for run_type, start, state in runs]
     subprocess.run(
-        [sys.executable, "-c", program, NIGHTLY, json.dumps(told)],
+        [sys.executable, "-c", program, NIGHTLY, json.dumps(given)],
         env=os.environ | stack.airflow.environment,
         check=True,
         capture_output=True,
