@@ -20,20 +20,30 @@ VERSION = "imagenet_feature_version"
 URL = "imagenet_feature_img_url"
 IMAGE = "imagenet_feature_image"
 AT = "imagenet_feature_at"
+COMPACT = "imagenet_feature_compact"
+COMPACT_VERSION = "imagenet_feature_compact_version"
 
-FIELDS: dict[str, dict[str, Any]] = {
+
+def _vector(dims: int) -> dict[str, Any]:
     # The index type is named: what Elasticsearch takes by default depends on its version and licence.
-    FEATURE: {
+    index_options = {"type": "int8_hnsw"}
+    return {
         "type": "dense_vector",
-        "dims": 2048,
+        "dims": dims,
         "similarity": "cosine",
         "index": True,
-        "index_options": {"type": "int8_hnsw"},
-    },
+        "index_options": index_options,
+    }
+
+
+FIELDS: dict[str, dict[str, Any]] = {
+    FEATURE: _vector(2048),
     VERSION: {"type": "keyword"},
     URL: {"type": "keyword", "ignore_above": 8191},
     IMAGE: {"type": "keyword"},
     AT: {"type": "date"},
+    COMPACT: _vector(128),
+    COMPACT_VERSION: {"type": "keyword"},
 }
 """The fields we add to the shop's documents."""
 

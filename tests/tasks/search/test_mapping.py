@@ -4,7 +4,7 @@ import pytest
 
 from tasks.errors import ConfigurationError
 from tasks.search.index import SearchIndex
-from tasks.search.mapping import AT, FEATURE, IMAGE, URL, VERSION
+from tasks.search.mapping import AT, COMPACT, COMPACT_VERSION, FEATURE, IMAGE, URL, VERSION
 from tests.shop_fixtures import search_connection
 from tests.tasks.search.documents import put, with_feature
 
@@ -31,22 +31,25 @@ def test_an_index_that_is_not_there_is_created_whole(search, search_client, inde
     assert search.prepare() == index
 
     held = properties(search_client, index)
-    vector = held.pop("imagenet_feature")
-    assert vector.pop("index_options")["type"] == "int8_hnsw"
-    assert vector == {"type": "dense_vector", "dims": 2048, "index": True, "similarity": "cosine"}
+    for name, dims in {"imagenet_feature": 2048, "imagenet_feature_compact": 128}.items():
+        vector = held.pop(name)
+        assert vector.pop("index_options")["type"] == "int8_hnsw"
+        assert vector == {"type": "dense_vector", "dims": dims, "index": True, "similarity": "cosine"}
     assert held == {
         "imagenet_feature_version": {"type": "keyword"},
         "imagenet_feature_img_url": {"type": "keyword", "ignore_above": 8191},
         "imagenet_feature_image": {"type": "keyword"},
         "imagenet_feature_at": {"type": "date"},
+        "imagenet_feature_compact_version": {"type": "keyword"},
         "item_id": {"type": "keyword"},
         "item_name": {"type": "text"},
         "category_id": {"type": "keyword"},
         "img_url": {"type": "keyword", "ignore_above": 8191},
     }
     assert search.check() is True
+    before = properties(search_client, index)
     search.prepare()
-    assert len(properties(search_client, index)) == 9
+    assert properties(search_client, index) == before
 
 
 def test_fields_are_added_to_an_index_that_was_mapped_dynamically(search, search_client, index):
@@ -61,9 +64,30 @@ def test_fields_are_added_to_an_index_that_was_mapped_dynamically(search, search
 
     after = properties(search_client, index)
     assert {name: after[name] for name in before} == before
-    assert set(after) - set(before) == {FEATURE, VERSION, URL, IMAGE, AT}
+    assert set(after) - set(before) == {
+        FEATURE,
+        VERSION,
+        URL,
+        IMAGE,
+        AT,
+        COMPACT,
+        COMPACT_VERSION,
+    }
     assert after[FEATURE]["index_options"]["type"] == "int8_hnsw"
     assert search_client.get(index=index, id="007")["_source"] == document
+
+
+def test_an_index_of_an_earlier_release_gets_the_fields_that_came_since(search, search_client, index):
+    keyword = {"type": "keyword"}
+    earlier = {FEATURE: VECTOR, VERSION: keyword, URL: keyword, IMAGE: keyword, AT: {"type": "date"}}
+    search_client.indices.create(index=index, mappings={"properties": earlier})
+    put(search_client, index, "a", **with_feature("u"))
+    search.check()
+    search.prepare()
+    held = properties(search_client, index)
+    assert held[COMPACT]["dims"] == 128
+    assert held[COMPACT_VERSION] == keyword
+    assert search.holding(["a"], "v1") == {"a"}
 
 
 def test_a_field_that_is_there_stays_as_the_shop_tuned_it(search, search_client, index):
@@ -92,6 +116,11 @@ def test_a_field_that_is_there_stays_as_the_shop_tuned_it(search, search_client,
         (URL, {"type": "text", "fields": {"keyword": {"type": "keyword"}}}),
         (IMAGE, {"type": "binary"}),
         (AT, {"type": "keyword"}),
+        (COMPACT, VECTOR),
+        (COMPACT, VECTOR | {"dims": 128, "similarity": "dot_product"}),
+        (COMPACT, {"type": "dense_vector", "dims": 128, "index": False}),
+        (COMPACT, {"type": "float"}),
+        (COMPACT_VERSION, {"type": "text"}),
     ],
     ids=lambda value: value if isinstance(value, str) else "-".join(map(str, value.values()))[:40],
 )
