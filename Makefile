@@ -76,6 +76,7 @@ lock: $(INSTALLED)  ## requirements.in -> requirements.txt, and the same for the
 	$(LOCK) requirements-gpu.in -c requirements.txt -o requirements-gpu.txt
 	$(LOCK) benchmarks/openvino.in -o benchmarks/openvino.txt
 	$(LOCK) benchmarks/img2dataset.in -o benchmarks/img2dataset.txt
+	$(LOCK) benchmarks/granian.in -o benchmarks/granian.txt
 
 # A folder that is half-installed has no stamp, so that the next call begins again. uv installs in a fifth of
 # pip's time; pip steps in where a network lets only pip through, as some companies' settings do.

@@ -1,5 +1,5 @@
 """The download stage against img2dataset, by images a second from one local server, with latency and without,
-and over TLS.
+over TLS, and where the server offers HTTP/2, which img2dataset does not speak.
 
 Both are given the same distinct photos, one process and as many transfers as the other has threads; our
 limit of requests a second is set out of the way, since img2dataset has none. It neither decodes nor hashes
@@ -50,15 +50,18 @@ class Case(NamedTuple):
     """At 30 ms 32 of them get 1,067 images a second at most, and 64 get 2,133, whoever uses them; 128 leave
     both sides to what they are able to."""
     tls: bool
+    http2: bool
     ratio: float
     """Of our rate to theirs, at least."""
 
 
 CASES = {
-    "no latency": Case(0, 32, tls=False, ratio=6.0),
-    "30 ms latency": Case(30, 128, tls=False, ratio=2.2),
-    "TLS, no latency": Case(0, 32, tls=True, ratio=6.0),
-    "TLS, 30 ms latency": Case(30, 128, tls=True, ratio=2.2),
+    "no latency": Case(0, 32, tls=False, http2=False, ratio=6.0),
+    "30 ms latency": Case(30, 128, tls=False, http2=False, ratio=2.2),
+    "TLS, no latency": Case(0, 32, tls=True, http2=False, ratio=6.0),
+    "TLS, 30 ms latency": Case(30, 128, tls=True, http2=False, ratio=2.2),
+    "HTTP/2, no latency": Case(0, 32, tls=True, http2=True, ratio=6.0),
+    "HTTP/2, 30 ms latency": Case(30, 128, tls=True, http2=True, ratio=2.2),
 }
 
 _WARM_UP = 50
@@ -81,7 +84,8 @@ def measure(photos: Path, rounds: int) -> list[Figure]:
         certificate = certificate_for(folder / "certificate.pem", "127.0.0.1", timedelta(days=1))
         for name, case in CASES.items():
             tls = certificate if case.tls else None
-            with photo_server(photos, folder, case.milliseconds / 1000, tls) as (server, port):
+            latency = case.milliseconds / 1000
+            with photo_server(photos, folder, latency, tls, http2=case.http2) as (server, port):
                 pid = server.process.pid
                 origin = f"{'https' if tls else 'http'}://127.0.0.1:{port}"
                 clients = {

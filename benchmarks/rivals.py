@@ -1,4 +1,4 @@
-"""Environments of their own for the programs we compare with, whose packages are not ours."""
+"""Environments of their own for programs of the benchmarks alone, whose packages are not ours."""
 
 import hashlib
 import subprocess
@@ -28,8 +28,8 @@ def python_with(name: str) -> Path:
             done = subprocess.run([uv, "-q", *arguments], capture_output=True, text=True)
             if done.returncode != 0:
                 raise ServiceUnavailableError(
-                    f"{name} cannot be installed from {locked}:\n{done.stderr}\nThis benchmark needs it to "
-                    "compare with: let uv reach a package index (UV_DEFAULT_INDEX=URL, HTTPS_PROXY), or "
+                    f"{name} cannot be installed from {locked}:\n{done.stderr}\nThis benchmark needs it: "
+                    "let uv reach a package index (UV_DEFAULT_INDEX=URL, HTTPS_PROXY), or "
                     "name the other benchmarks alone."
                 )
         installed.touch()

@@ -16,6 +16,7 @@ from typing import Any
 from elasticsearch import Elasticsearch as Client
 from elasticsearch import helpers
 
+from benchmarks.rivals import python_with
 from benchmarks.shop import index_of_our_own, surroundings
 from local_stack.process import Server, free_port
 from local_stack.shop import SCHEMA
@@ -91,21 +92,39 @@ class VolumeShop:
 
 @contextmanager
 def photo_server(
-    photos: Path, folder: Path, latency: float, certificate: Path | None = None
+    photos: Path, folder: Path, latency: float, certificate: Path | None = None, *, http2: bool = False
 ) -> Iterator[tuple[Server, int]]:
     """Run benchmarks/photo_server.py and give its port; `latency` is seconds before each answer, and with a
-    `certificate` it serves over TLS.
+    `certificate` it serves over TLS. With `http2` it is benchmarks/http2_server.py, which needs one.
 
     Raises:
-        ServiceUnavailableError: it did not come up.
+        ServiceUnavailableError: it did not come up, or cannot be installed.
     """
-    port = free_port()
-    command = [sys.executable, "-m", "benchmarks.photo_server", photos, str(port)]
+    port, milliseconds = free_port(), str(latency * 1000)
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.photo_server",
+        photos,
+        str(port),
+        "--latency-ms",
+        milliseconds,
+    ]
     if certificate is not None:
         command += ["--certificate", certificate]
+    if http2:
+        command = [
+            python_with("granian"),
+            "-m",
+            "benchmarks.http2_server",
+            photos,
+            str(port),
+            certificate,
+            milliseconds,
+        ]
     server = Server.start_listening(
         "The photo server",
-        [*command, "--latency-ms", str(latency * 1000)],
+        command,
         port,
         folder / "photo_server.log",
         cwd=REPOSITORY,
