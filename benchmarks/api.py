@@ -8,43 +8,27 @@ computes ready tensors. CPU seconds are those of our own processes: the inferenc
 and Airflow's API server.
 """
 
-import json
-import subprocess
-import sys
-import threading
-import time
 from collections.abc import Mapping
 from pathlib import Path
 from statistics import mean, median
-from typing import Any
-from urllib.parse import urlsplit
 
 import psutil
-import requests
 
 from benchmarks.cpu import elasticsearch_seconds, family_seconds, process_seconds
 from benchmarks.figures import Figure
-from benchmarks.model_alone import Pace, pace, tensors_of
+from benchmarks.model_alone import Pace, tensors_of
+from benchmarks.serving import BATCH, Health, Serving, alone, serving
 from benchmarks.volume import VolumeShop, volume_shop
-from local_stack import inference
-from local_stack.airflow import Airflow
-from local_stack.process import Server
 from tasks.errors import RunFailedError
 from tasks.inference.model import load
-from tasks.serve.client import Inference
-from tasks.settings import REPOSITORY, Settings
+from tasks.settings import Settings
 
 SAVE, GET = "saveImagenetFeature", "getImagenetFeature"
-CLIENTS = 32
 SECONDS = 60.0
 WARM_UP = 15.0
 """Seconds of load before what is measured: batches of each size are optimised when first met."""
 GET_SECONDS = 20.0
 ITEMS = 4_000
-BATCH = 16
-PICTURES_ALONE = 640
-
-_HEALTH_EVERY = 0.5
 
 
 def measure(photos: Path) -> list[Figure]:
@@ -55,21 +39,13 @@ def measure(photos: Path) -> list[Figure]:
     """
     with volume_shop(photos) as shop:
         shop.stock([shop.url(number) for number in range(ITEMS)])
-        settings = Settings.load()
-        model = load(settings)
+        model = load(Settings.load())
         tensors = tensors_of(photos, BATCH)
-        alone = [_alone(model, tensors)]
-        serving = inference.start(settings, shop.folder / "inference.log")
-        try:
-            airflow = Airflow.start(shop.folder / "airflow", shop_env=shop.environment)
-            try:
-                save, read, figures = _under_load(shop, airflow, serving)
-            finally:
-                airflow.stop()
-        finally:
-            serving.stop()
-        alone.append(_alone(model, tensors))
-    clock, cpu = (mean(of[place] for of in alone) for place in (0, 1))
+        paces = [alone(model, tensors)]
+        with serving(shop.folder, shop.environment) as served:
+            save, read, figures = _under_load(shop, served)
+        paces.append(alone(model, tensors))
+    clock, cpu = (mean(of[place] for of in paces) for place in (0, 1))
     return [
         Figure("model alone, pictures/s", clock),
         Figure(f"{SAVE}, pictures/s", save[0]),
@@ -81,25 +57,21 @@ def measure(photos: Path) -> list[Figure]:
     ]
 
 
-def _alone(model: Any, tensors: Any) -> Pace:
-    pace(model, tensors, BATCH)
-    return pace(model, tensors, BATCH, PICTURES_ALONE // len(tensors))
-
-
-def _under_load(shop: VolumeShop, airflow: Airflow, serving: Server) -> tuple[Pace, float, list[Figure]]:
-    leaders = _leaders(airflow)
-    pids = {"inference": serving.process.pid, "Airflow's API server": leaders.pop("api-server")}
-    _ask(shop, airflow, SAVE, WARM_UP, 0)
+def _under_load(shop: VolumeShop, served: Serving) -> tuple[Pace, float, list[Figure]]:
+    what = {"url": shop.url(0).removesuffix("0"), "items": ITEMS}
+    leaders = served.leaders()
+    pids = {"inference": served.inference.process.pid, "Airflow's API server": leaders.pop("api-server")}
+    served.ask(SAVE, WARM_UP, first=0, **what)
     before = {name: family_seconds(pid) for name, pid in pids.items()}
     others = _others(shop, leaders)
-    memory, counted = _memory(serving), _counted()
+    memory, counted = served.memory(), served.counted()
     psutil.cpu_times_percent()  # from now on
-    with _Health(airflow) as health:
-        answered = _ask(shop, airflow, SAVE, SECONDS, 1_000)
+    with Health(served.airflow) as health:
+        answered = served.ask(SAVE, SECONDS, first=1_000, **what)
     idle = psutil.cpu_times_percent().idle / 100
     used = {name: family_seconds(pid) - before[name] for name, pid in pids.items()}
     beside = {name: seconds - others[name] for name, seconds in _others(shop, leaders).items()}
-    pictures, batches = _counted()
+    pictures, batches = served.counted()
     done = answered["codes"].get("200", 0)
     if not done:
         raise RunFailedError(f"The API did nothing: {answered['codes']} {answered['errors']}")
@@ -110,7 +82,7 @@ def _under_load(shop: VolumeShop, airflow: Airflow, serving: Server) -> tuple[Pa
         Figure("answers 429", answered["codes"].get("429", 0)),
         Figure(
             "memory of the inference process at the end / at the beginning",
-            _memory(serving) / memory,
+            served.memory() / memory,
             at_most=1.05,
         ),
         Figure("memory of the inference process, MB", memory / 1e6),
@@ -122,53 +94,11 @@ def _under_load(shop: VolumeShop, airflow: Airflow, serving: Server) -> tuple[Pa
         Figure("99 of 100 answers within", seconds[int(len(seconds) * 0.99)], "s"),
         *(Figure(f"CPU of {name}, ms a picture", 1000 * cpu / done) for name, cpu in (used | beside).items()),
     ]
-    read = _ask(shop, airflow, GET, GET_SECONDS, 0)
+    read = served.ask(GET, GET_SECONDS, first=0, **what)
     if set(read["codes"]) != {"200"}:
         raise RunFailedError(f"Not all features were given: {read['codes']} {read['errors']}")
     save = (done / answered["elapsed"], done / sum(used.values()))
     return save, read["codes"]["200"] / read["elapsed"], figures
-
-
-def _ask(shop: VolumeShop, airflow: Airflow, operation: str, seconds: float, first: int) -> dict[str, Any]:
-    token = requests.post(
-        f"{airflow.url}/auth/token",
-        json={"username": airflow.username, "password": airflow.password},
-        timeout=60,
-    ).json()["access_token"]
-    parts = urlsplit(airflow.url)
-    work = {
-        "host": parts.hostname,
-        "port": parts.port,
-        "operation": f"/feature-index/{operation}",
-        "token": token,
-        "url": shop.url(0).removesuffix("0"),
-        "items": ITEMS,
-        "first": first,
-        "clients": CLIENTS,
-        "seconds": seconds,
-    }
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.api_clients"],
-        input=json.dumps(work),
-        capture_output=True,
-        text=True,
-        cwd=REPOSITORY,
-    )
-    if done.returncode != 0:
-        raise RunFailedError(f"The clients failed.\n{done.stderr}")
-    answered: dict[str, Any] = json.loads(done.stdout)
-    return answered
-
-
-def _leaders(airflow: Airflow) -> dict[str, int]:
-    leaders: dict[str, int] = json.loads((airflow.home / "processes.json").read_text())
-    return leaders
-
-
-def _counted() -> tuple[int, int]:
-    """Pictures and batches that the inference process has computed."""
-    health = json.loads(Inference(Settings.load()).request("GET", "/health").body)
-    return health["pictures"], health["batches"]
 
 
 def _others(shop: VolumeShop, leaders: Mapping[str, int]) -> dict[str, float]:
@@ -177,37 +107,3 @@ def _others(shop: VolumeShop, leaders: Mapping[str, int]) -> dict[str, float]:
         "Elasticsearch": elasticsearch_seconds(shop.search),
         "the image server": process_seconds(shop.server.process.pid),
     }
-
-
-def _memory(serving: Server) -> int:
-    """Bytes that the process itself has in memory."""
-    resident: int = psutil.Process(serving.process.pid).memory_info().rss
-    return resident
-
-
-class _Health:
-    """Asks for Airflow's health again and again, in a thread, until its block ends."""
-
-    def __init__(self, airflow: Airflow) -> None:
-        self._url = f"{airflow.url}/api/v2/monitor/health"
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._ask, daemon=True)
-        self.seconds: list[float] = [0.0]
-        self.failures = 0
-
-    def __enter__(self) -> "_Health":
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def _ask(self) -> None:
-        while not self._over.wait(_HEALTH_EVERY):
-            asked = time.monotonic()
-            try:
-                requests.get(self._url, timeout=60).raise_for_status()
-            except requests.RequestException:
-                self.failures += 1
-            self.seconds.append(time.monotonic() - asked)

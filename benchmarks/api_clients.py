@@ -10,23 +10,25 @@ import json
 import sys
 import time
 from collections import Counter
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
+
+_BOUNDARY = "a-photo"
+_PHOTO_BEGINS = (
+    f'--{_BOUNDARY}\r\nContent-Disposition: form-data; name="filepath"; filename="photo.jpg"\r\n'
+    "Content-Type: image/jpeg\r\n\r\n"
+).encode()
+_PHOTO_ENDS = f"\r\n--{_BOUNDARY}--\r\n".encode()
 
 
 async def _client(work: dict[str, Any], numbers: "itertools.count[int]", answers: "_Answers") -> None:
     reader, writer = await asyncio.open_connection(work["host"], work["port"])
     while time.monotonic() < answers.until:
-        number = next(numbers) % work["items"]
-        url = f"{work['url']}{number}"
-        if work["operation"].endswith("getImagenetFeature"):
-            line, body = f"GET {work['operation']}?img_url={quote(url)}", b""
-        else:
-            line = f"POST {work['operation']}"
-            body = json.dumps({"item_id": f"{number:010}", "img_url": url}).encode()
+        line, kind, body = _request(work, next(numbers))
         head = (
             f"{line} HTTP/1.1\r\nHost: {work['host']}:{work['port']}\r\n"
-            f"Authorization: Bearer {work['token']}\r\nContent-Type: application/json\r\n"
+            f"Authorization: Bearer {work['token']}\r\nContent-Type: {kind}\r\n"
             f"Content-Length: {len(body)}\r\n\r\n"
         )
         asked = time.monotonic()
@@ -39,6 +41,27 @@ async def _client(work: dict[str, Any], numbers: "itertools.count[int]", answers
         if code == 429:
             await asyncio.sleep(0.1)
     writer.close()
+
+
+def _request(work: dict[str, Any], number: int) -> tuple[str, str, bytes]:
+    """The request line, the type of the body, and the body."""
+    path = f"/feature-index/{work['operation']}"
+    if "photos" in work:
+        photo = Path(work["photos"][number % len(work["photos"])]).read_bytes()
+        return (
+            f"POST {path}",
+            f"multipart/form-data; boundary={_BOUNDARY}",
+            _PHOTO_BEGINS + photo + _PHOTO_ENDS,
+        )
+    number %= work["items"]
+    url = f"{work['url']}{number}"
+    if work["operation"] == "getImagenetFeature":
+        return f"GET {path}?img_url={quote(url)}", "application/json", b""
+    return (
+        f"POST {path}",
+        "application/json",
+        json.dumps({"item_id": f"{number:010}", "img_url": url}).encode(),
+    )
 
 
 class _Answers:

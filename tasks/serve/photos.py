@@ -1,7 +1,9 @@
 """Search by photo: what a photo shows, and the shop's items that look like it."""
 
 import json
+import math
 import threading
+import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ from tasks.space.published import Space
 MOST_FOUND = 100
 SETTING_BYTES = 65_536
 """Of a form besides the photo."""
+_CHECKED_FOR = 60.0
+"""Seconds that an index is taken to be of the model that it was seen to be of."""
 ANY = "any"
 """The class that stands for all of them."""
 
@@ -67,6 +71,7 @@ class PhotoSearch:
         self._lock = threading.Lock()
         self._read: tuple[Space, tuple[int, int]] | None = None
         """The space, and which pointer said so."""
+        self._checked_at = -math.inf
 
     @property
     def space(self) -> Space:
@@ -89,7 +94,7 @@ class PhotoSearch:
         """The items that look like it, nearest first: of its category where that is as sure as 0.7, else of
         the two likeliest, or of the one that the setting names.
         """
-        refuse_another_model(self._index, self._model)
+        self._check_index()
         if setting.category is None:
             wanted = tuple(within(self.classes(feature)))
         else:
@@ -100,6 +105,11 @@ class PhotoSearch:
         if not found and setting.category not in (None, ANY) and not self._index.count(scope):
             raise refused("bad_request", f"class: no item of {setting.category!r} has a feature")
         return found
+
+    def _check_index(self) -> None:
+        if (now := time.monotonic()) - self._checked_at > _CHECKED_FOR:
+            refuse_another_model(self._index, self._model)
+            self._checked_at = now
 
 
 async def asked(request: Request, content: bytes, settings: Settings) -> Asked:

@@ -19,7 +19,7 @@ from tasks.space import published
 from tasks.space.categories import CategoryModel
 from tasks.space.evaluation import MOST_QUERIES, Queries, evaluated, fold
 from tasks.space.published import Space
-from tasks.space.snapshot import Snapshot, writing
+from tasks.space.snapshot import ROWS_AT_ONCE, Snapshot, writing
 from tasks.space.vectors import Codes, Compact, Floats
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ log = logging.getLogger(__name__)
 _FEWEST_HELD_OUT = 20
 """Items that an evaluation needs to mean anything."""
 _MOST_LEARNT = 20_000
-"""Items that categories and codes are learnt from: more add minutes and gigabytes, and hardly anything
+"""Items that a space is learnt from: more add minutes and gigabytes, and hardly anything
 else."""
 _WORSE = 0.02
 """By how much a figure may be below that of the published space."""
@@ -121,9 +121,11 @@ def described(facts: dict[str, Any]) -> str:
 
 
 def _learnt(snapshot: Snapshot, held_out: NDArray[np.bool_], categories: NDArray[Any]) -> Space:
-    compact = Compact.learnt(page[~held_out[begin : begin + len(page)]] for begin, page in snapshot.pages())
     chosen = _sample(~held_out & (categories != ""), _MOST_LEARNT)
     features = _rows(snapshot, chosen)
+    compact = Compact.learnt(
+        features[begin : begin + ROWS_AT_ONCE] for begin in range(0, len(features), ROWS_AT_ONCE)
+    )
     model = CategoryModel.learnt(features, list(categories[chosen]))
     return Space(snapshot.model, compact, Codes.learnt(compact.vectors(features)), model)
 

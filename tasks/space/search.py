@@ -7,9 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.errors import ConfigurationError
-from tasks.space.nearest import Best
 from tasks.space.snapshot import ROWS_AT_ONCE, Snapshot, Writer
-from tasks.space.vectors import Codes, Compact, Floats, distances
+from tasks.space.vectors import Codes, Compact, Floats, distances, fewest
 
 _CODES, _LEARNT = "items/code", "codes"
 _SAMPLE_PAGES = 20
@@ -24,8 +23,8 @@ def add_codes(writer: Writer) -> None:
     file = writer.file
     features = file["dataset_1"]
     pages = [slice(begin, begin + ROWS_AT_ONCE) for begin in range(0, len(features), ROWS_AT_ONCE)]
-    compact = Compact.learnt(features[page] for page in pages)
     sample = pages[:: max(1, len(pages) // _SAMPLE_PAGES)]
+    compact = Compact.learnt(features[page] for page in sample)
     codes = Codes.learnt(np.concatenate([compact.vectors(features[page]) for page in sample]))
     learnt = file.create_group(_LEARNT)
     for name, array in (
@@ -51,10 +50,10 @@ class Found(NamedTuple):
 def exact(snapshot: Snapshot, feature: Floats, most: int) -> list[Found]:
     """The nearest items to a feature [2048], nearest first, by comparing with all."""
     direction = feature / np.linalg.norm(feature)
-    best = Best(1, most)
+    cosines = np.empty(len(snapshot), np.float32)
     for begin, page in snapshot.pages():
-        best.add((page @ direction)[np.newaxis], begin)
-    return _described(snapshot, best.rows[0], best.scores[0])
+        np.matmul(page, direction, out=cosines[begin : begin + len(page)])
+    return _best(snapshot, np.arange(len(cosines)), cosines, most)
 
 
 class ByCodes:
@@ -81,16 +80,22 @@ class ByCodes:
         """The nearest items to a feature [2048], nearest first, out of so many candidates."""
         direction = feature / np.linalg.norm(feature)
         (code,) = self._codes.of(self._compact.vectors(direction[np.newaxis]))
-        differing = distances(code, self._all)
-        count = min(candidates, len(differing))
-        rows = np.sort(np.argpartition(differing, count - 1)[:count]) if count else np.empty(0, np.int64)
-        cosines = self._snapshot.features(rows) @ direction if count else np.empty(0, np.float32)
-        order = np.argsort(-cosines, kind="stable")[:most]
-        return _described(self._snapshot, rows[order], cosines[order])
+        rows = fewest(distances(code, self._all), candidates)
+        return _best(self._snapshot, rows, self._snapshot.features(rows) @ direction, most)
+
+
+def _best(snapshot: Snapshot, rows: NDArray[np.int64], cosines: Floats, most: int) -> list[Found]:
+    """Of these rows those with the highest cosines; of equal ones the first."""
+    if most < len(rows):
+        least = np.partition(cosines, -most)[-most]
+        kept = cosines >= least
+        rows, cosines = rows[kept], cosines[kept]
+    order = np.argsort(-cosines, kind="stable")[:most]
+    return _described(snapshot, rows[order], cosines[order])
 
 
 def _described(snapshot: Snapshot, rows: NDArray[np.int64], cosines: Floats) -> list[Found]:
-    known = [(int(row), float(cosine)) for row, cosine in zip(rows, cosines, strict=True) if row >= 0]
+    known = [(int(row), float(cosine)) for row, cosine in zip(rows, cosines, strict=True)]
     in_order = sorted(row for row, _ in known)
     named = zip(snapshot.names(in_order), snapshot.pictures(in_order), strict=True)
     by_row = dict(zip(in_order, named, strict=True))

@@ -95,7 +95,9 @@ class Snapshot:
                 self.model = Identity(
                     str(self.file.attrs["feature_version"]), str(self.file.attrs.get("model_fingerprint", ""))
                 )
-                self._names = self.file[_NAMES]
+                self._names, self._categories, self._pictures = (
+                    self.file[name].asstr() for name in (_NAMES, _CATEGORIES, _PICTURES)
+                )
                 self._pages = _mapped(self.file[_FEATURES], path)
                 self._open = opened.pop_all()
         except (OSError, KeyError, ValueError) as error:
@@ -112,15 +114,15 @@ class Snapshot:
 
     def names(self, rows: slice | Sequence[int] = slice(None)) -> list[str]:
         """The items' names; `rows` are in order."""
-        return list(self._names.asstr()[rows])
+        return list(self._names[rows])
 
     def categories(self, rows: slice = slice(None)) -> list[str]:
         """Their categories; empty where an item has none."""
-        return list(self.file[_CATEGORIES].asstr()[rows])
+        return list(self._categories[rows])
 
     def pictures(self, rows: slice | Sequence[int] = slice(None)) -> list[str]:
         """The paths or URLs of their pictures; empty where none is known."""
-        return list(self.file[_PICTURES].asstr()[rows])
+        return list(self._pictures[rows])
 
     def pages(self) -> Iterator[tuple[int, Floats]]:
         """All features in pages [n, 2048], each of length 1, with the number of a page's first row."""

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tasks.space.vectors import Codes, Compact, distances, roots
+from tasks.space.vectors import Codes, Compact, distances, fewest, roots
 from tests.tasks.space.synthetic import features_of, shop
 
 _, CATEGORIES = shop({"hat": 150, "shoe": 150, "dress": 100})
@@ -75,3 +75,13 @@ def test_distances_count_differing_bits(features, compact):
 
 def test_a_feature_with_a_number_below_zero_has_roots_all_the_same():
     assert np.isfinite(roots(np.array([[-1.0, 4.0, 0.0]], np.float32))).all()
+
+
+def test_the_fewest_are_those_that_sorting_finds_and_their_equals() -> None:
+    codes = np.random.default_rng(4).integers(0, 256, (3_000, 16), np.uint8)
+    differing = distances(codes[7], codes)
+    for count in (1, 2, 100, 2_999, 3_000, 5_000):
+        rows = fewest(differing, count)
+        least = np.sort(differing)[min(count, len(codes)) - 1]
+        assert rows.tolist() == [row for row, bits in enumerate(differing.tolist()) if bits <= least]
+    assert fewest(differing[:0], 100).tolist() == []
