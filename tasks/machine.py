@@ -1,6 +1,7 @@
-"""What this machine's processor offers, and locks on what is there once."""
+"""What this machine lets a process use, and locks on what is there once."""
 
 import fcntl
+import math
 import os
 import tempfile
 from collections.abc import Iterator
@@ -10,9 +11,44 @@ from pathlib import Path
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16"})
 
 
-def cores() -> int:
-    """How many of the machine's cores this process may use."""
-    return len(os.sched_getaffinity(0))
+def cores(groups: Path = Path("/proc/self/cgroup"), mounted: Path = Path("/sys/fs/cgroup")) -> int:
+    """How many cores this process may use: those it may run on, or fewer where the CPU quota of a container,
+    or of another control group that it is in, is less; a part of a core counts as one.
+    """
+    return min([len(os.sched_getaffinity(0)), *map(math.ceil, _quotas(groups, mounted))])
+
+
+def _quotas(groups: Path, mounted: Path) -> list[float]:
+    """In cores, of the control groups that this process is in; see cgroups(7)."""
+    quotas = []
+    with suppress(OSError, ValueError):
+        for line in groups.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            top = mounted / controllers
+            # Within a container the path may be the host's, of which only the top is to be seen.
+            for folder in (group := top / path.lstrip("/"), *group.parents):
+                with suppress(OSError, ValueError):
+                    quota, period = _quota(folder)
+                    if quota > 0:
+                        quotas.append(quota / period)
+                if folder == top:
+                    break
+    return quotas
+
+
+def _quota(group: Path) -> tuple[int, int]:
+    """Microseconds of CPU in each period of so many.
+
+    Raises:
+        OSError: it has none.
+        ValueError: it is not limited.
+    """
+    if (unified := group / "cpu.max").exists():
+        quota, period = unified.read_text().split()
+        return int(quota), int(period)
+    return int((group / "cpu.cfs_quota_us").read_text()), int((group / "cpu.cfs_period_us").read_text())
 
 
 @contextmanager

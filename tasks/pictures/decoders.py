@@ -37,6 +37,9 @@ Decoded = tuple[str, Tensor | BadPictureError]
 # -S, because what `site` does at each start takes a fifth of it; the parent's path has all there is.
 COMMAND = (sys.executable, "-P", "-S", "-m", "tasks.pictures.decoder_process")
 
+_MOST = 16
+"""Decoders in a pool: whoever hands out pictures and takes back tensors is busy with fewer."""
+
 _AT_ONCE = 4
 """Pictures that one process has at once, so that it need not wait for us between two of them."""
 
@@ -65,9 +68,9 @@ class Decoders:
     """A pool of decoder processes, which start and end with its `with` block."""
 
     def __init__(self, settings: Settings, processes: int | None = None) -> None:
-        """A pool of so many processes, by default one for each core."""
+        """A pool of so many processes, by default `usual_number`."""
         self._settings = settings
-        self._processes = processes or cores()
+        self._processes = processes or usual_number()
         self._decoders: list[_Decoder] = []
         self._failed_starts = 0
         # What lost decoders had: what they were at may be to blame, what waited behind it is not.
@@ -303,6 +306,11 @@ class _Decoder:
         self._input.close()
         self._output.close()
         return self._process.wait()
+
+
+def usual_number() -> int:
+    """How many decoders a machine's model is fed by: one for each core, within reason."""
+    return min(cores(), _MOST)
 
 
 def environment() -> dict[str, str]:

@@ -21,8 +21,7 @@ from numpy.typing import NDArray
 from tasks.fetching.answers import Fetched
 from tasks.fetching.downloads import Downloads
 from tasks.inference.model import Model, load, unusable
-from tasks.machine import cores
-from tasks.pictures.decoders import Decoders, Tensor
+from tasks.pictures.decoders import Decoders, Tensor, usual_number
 from tasks.pictures.picture import BadPictureError
 from tasks.serve.answers import refused
 from tasks.serve.batches import Batches
@@ -73,7 +72,7 @@ class Features:
             ServiceUnavailableError: decoders cannot be started on this machine.
         """
         with self._ending as ending:
-            for _ in range(cores()):  # they start while the model is loaded
+            for _ in range(usual_number()):  # they start while the model is loaded
                 self._decoders.put(ending.enter_context(Decoders(self._settings, 1)))
             self.model: Model = load(self._settings)
             self._computing = Batches(

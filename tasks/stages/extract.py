@@ -23,8 +23,8 @@ import numpy as np
 
 from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.inference.model import Identity, Model, load, unusable
-from tasks.machine import cores, locked
-from tasks.pictures.decoders import Decoded, Decoders, Tensor
+from tasks.machine import locked
+from tasks.pictures.decoders import Decoded, Decoders, Tensor, usual_number
 from tasks.pictures.picture import SIDE, BadPictureError
 from tasks.progress import Progress, silent
 from tasks.runs import packs
@@ -72,7 +72,7 @@ def _compute(
     """Add a row for each of these pictures but those that another chunk had by then, and return those."""
     started = time.monotonic()
     decoding = _cpu_of_ended_processes()
-    with Decoders(settings, min(cores(), len(hashes))) as decoders:
+    with Decoders(settings, min(usual_number(), len(hashes))) as decoders:
         model = load(settings)
         planned = Identity(chunk.plan.feature_version, chunk.plan.fingerprint)
         if not model.identity.same_as(planned):
