@@ -25,7 +25,16 @@ from datetime import UTC, datetime
 
 from airflow.sdk import DAG, Context, Param
 
-from dags.feature_stages import CATEGORIES, CATEGORY_ID, DEFAULT_ARGS, TAGS, feature_stages, filled_in
+from dags.feature_stages import (
+    AT_ONCE,
+    BACKFILL,
+    CATEGORIES,
+    CATEGORY_ID,
+    TAGS,
+    default_args,
+    feature_stages,
+    filled_in,
+)
 from tasks.errors import ConfigurationError
 from tasks.runs.run import Request, parse_time
 from tasks.settings import Settings
@@ -59,7 +68,8 @@ with DAG(
     schedule=None,
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     max_active_runs=4,
-    default_args=DEFAULT_ARGS,
+    max_active_tasks=AT_ONCE,
+    default_args=default_args(BACKFILL),
     tags=TAGS,
     params={
         "category_ids": Param(

@@ -23,7 +23,7 @@ from typing import Any
 
 from airflow.sdk import DAG, CronTriggerTimetable, task
 
-from dags.feature_stages import DEFAULT_ARGS, IO, SEARCHING, TAGS, progress, services
+from dags.feature_stages import IO, SEARCHING, TAGS, UPKEEP, default_args, progress, services
 from tasks.settings import Settings
 
 
@@ -58,7 +58,7 @@ with DAG(
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
-    default_args=DEFAULT_ARGS,
+    default_args=default_args(UPKEEP),
     tags=TAGS,
 ):
     snapshot() >> fit()

@@ -21,6 +21,7 @@ from airflow.sdk import (
     RetryDecision,
     RetryRule,
     TriggerRule,
+    WeightRule,
     get_current_context,
     task,
     task_group,
@@ -45,10 +46,18 @@ IO, GPU = "picture_features_io", "picture_features_gpu"
 DOWNLOADING = "picture_features_image_download"
 COMPUTING = "picture_features_gpu"
 SEARCHING = "picture_features_elasticsearch"
+PLANNING = "picture_features_planning"
 """Pools, as pools.json has them."""
 
-DOWNLOADS: int = json.loads(Path(__file__).with_name("pools.json").read_text())[DOWNLOADING]["slots"]
+_POOLS = json.loads(Path(__file__).with_name("pools.json").read_text())
+DOWNLOADS: int = _POOLS[DOWNLOADING]["slots"]
 """Chunks that download at once, on all workers: they share what one host may get."""
+AT_ONCE: int = sum(pool["slots"] for pool in _POOLS.values())
+"""Tasks that one run may have at once: as many as the pools let. Airflow's own limit of 16 knows nothing of
+them."""
+
+NIGHT, RETRY, BACKFILL, UPKEEP = 40, 30, 20, 10
+"""Whose tasks are first where several runs wait for one pool."""
 
 CATEGORY_ID = {"type": "string", "pattern": f"^(?:{Settings.load().category_pattern})?$"}
 """What a line of a form is that takes category ids; one that is left empty comes as an empty text."""
@@ -74,7 +83,7 @@ class FailSayingWhy(ExceptionRetryPolicy):
         return RetryDecision.fail(str(exception)) if decision.action is RetryAction.FAIL else decision
 
 
-DEFAULT_ARGS = {
+_DEFAULT_ARGS = {
     "owner": "shop-search",
     "retries": 3,
     "retry_delay": timedelta(seconds=20),
@@ -87,7 +96,15 @@ DEFAULT_ARGS = {
             RetryRule("tasks.errors.RunFailedError", RetryAction.FAIL),
         ]
     ),
+    # Airflow would add the weights of what follows: a chunk's first stage would go before another's last.
+    "weight_rule": WeightRule.ABSOLUTE,
 }
+
+
+def default_args(priority: int) -> dict[str, Any]:
+    """What all tasks of a DAG have in common."""
+    return _DEFAULT_ARGS | {"priority_weight": priority}
+
 
 MakeRequest = Callable[[Context], Request]
 
@@ -101,7 +118,7 @@ def feature_stages(make_request: MakeRequest, on_failure: Callable[[Context], No
             knows the reasons.
     """
 
-    @task(queue=IO, pool=SEARCHING, execution_timeout=timedelta(hours=2))
+    @task(queue=IO, pool=PLANNING, execution_timeout=timedelta(hours=2))
     def plan() -> list[dict[str, Any]]:
         """Read the catalogue, leave out what is current, and split the rest into chunks."""
         from tasks.stages import plan as stage
@@ -142,7 +159,7 @@ def feature_stages(make_request: MakeRequest, on_failure: Callable[[Context], No
     # Runs whatever happened: a run that died half-way needs its report most of all.
     @task(
         queue=IO,
-        pool=SEARCHING,
+        pool=PLANNING,
         execution_timeout=timedelta(hours=1),
         trigger_rule=TriggerRule.ALL_DONE,
         outlets=[_WRITTEN],

@@ -45,7 +45,7 @@ from airflow.sdk import (
 )
 
 from dags.alerts import run_failed, run_overdue
-from dags.feature_stages import DEFAULT_ARGS, TAGS, feature_stages, ledger
+from dags.feature_stages import AT_ONCE, NIGHT, TAGS, default_args, feature_stages, ledger
 from tasks.runs.nights import caught_up, last_night
 from tasks.runs.run import Request
 from tasks.settings import Settings
@@ -120,7 +120,8 @@ with DAG(
         callback=SyncCallback(run_overdue),
         name="night",
     ),
-    default_args=DEFAULT_ARGS,
+    max_active_tasks=AT_ONCE,
+    default_args=default_args(NIGHT),
     tags=TAGS,
 ):
     feature_stages(_request, on_failure=run_failed)

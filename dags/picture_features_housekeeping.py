@@ -25,7 +25,7 @@ from datetime import UTC, datetime, timedelta
 
 from airflow.sdk import DAG, get_current_context, task
 
-from dags.feature_stages import DEFAULT_ARGS, IO, SEARCHING, TAGS
+from dags.feature_stages import IO, SEARCHING, TAGS, UPKEEP, default_args
 from tasks.settings import Settings
 
 
@@ -52,7 +52,7 @@ with DAG(
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
-    default_args=DEFAULT_ARGS,
+    default_args=default_args(UPKEEP),
     tags=TAGS,
 ):
     remove_expired()

@@ -27,7 +27,16 @@ from datetime import UTC, datetime
 
 from airflow.sdk import DAG, Context, Param
 
-from dags.feature_stages import CATEGORIES, CATEGORY_ID, DEFAULT_ARGS, TAGS, feature_stages, filled_in
+from dags.feature_stages import (
+    AT_ONCE,
+    CATEGORIES,
+    CATEGORY_ID,
+    RETRY,
+    TAGS,
+    default_args,
+    feature_stages,
+    filled_in,
+)
 from tasks.runs.run import Request, Retry
 from tasks.statuses import Status
 
@@ -56,7 +65,8 @@ with DAG(
     start_date=datetime(2026, 1, 1, tzinfo=UTC),
     catchup=False,
     max_active_runs=1,
-    default_args=DEFAULT_ARGS,
+    max_active_tasks=AT_ONCE,
+    default_args=default_args(RETRY),
     tags=TAGS,
     params={
         "category_ids": Param(

@@ -407,6 +407,7 @@ def test_workers_have_a_process_for_each_slot_of_their_pools(airflow_says: dict[
         queue, processes = (option(worker["command"], name) for name in ("--queues", "--concurrency"))
         wanted = sum(slots[pool] for pool in pools[queue])
         assert int(processes) == wanted * (2 if queue == "picture_features_io" else 1)
+    assert int(SERVICES["scheduler"]["environment"]["AIRFLOW__CORE__PARALLELISM"]) >= sum(slots.values())
     assert ["airflow", "pools", "import", "dags/pools.json"] in list(shell_commands(INIT_SCRIPT))
 
 

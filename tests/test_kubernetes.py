@@ -42,9 +42,9 @@ def test_workers_serve_the_dags_queues_with_room_for_their_pools() -> None:
         for name, workers in WORKERS.items()
     }
     assert room["gpu"] == POOLS["picture_features_gpu"]["slots"]
-    assert room["io"] == 2 * (
-        POOLS["picture_features_image_download"]["slots"] + POOLS["picture_features_elasticsearch"]["slots"]
-    )
+    slots = {name: pool["slots"] for name, pool in POOLS.items()}
+    assert room["io"] == 2 * (sum(slots.values()) - slots["picture_features_gpu"])
+    assert int(environment(VALUES["env"])["AIRFLOW__CORE__PARALLELISM"]) >= sum(slots.values())
 
 
 def test_it_is_the_image_and_the_airflow_of_docker_compose() -> None:

@@ -103,6 +103,35 @@ def test_pools_are_those_of_pools_json_and_queues_those_of_the_workers(dags):
     assert {_argument(task, "queue") for _, task in _tasks(dags)} == QUEUES
 
 
+def test_a_run_may_have_as_many_tasks_as_the_pools_let(dags):
+    slots = sum(pool["slots"] for pool in json.loads((DAGS / "pools.json").read_text()).values())
+    for dag in (dags[dag_id] for dag_id in FEATURE_DAGS):
+        assert dag.max_active_tasks == slots
+
+
+def test_tonight_comes_before_retries_and_these_before_backfills(dags):
+    weights = {}
+    for dag_id, dag in dags.items():
+        own = {_argument(task, "priority_weight") for task in dag.tasks}
+        # Absolute: what comes first in a run does not come first among runs.
+        assert {_argument(task, "weight_rule").value for task in dag.tasks} == {"absolute"}
+        assert len(own) == 1, dag_id
+        weights[dag_id] = own.pop()
+    night, retry, backfill = (
+        weights.pop(dag_id)
+        for dag_id in ("nightly_feature_index", "retry_failed_images", "category_backfill")
+    )
+    assert night > retry > backfill > max(weights.values())
+
+
+def test_writing_cannot_keep_runs_from_being_planned_and_summarised(dags):
+    for dag in (dags[dag_id] for dag_id in FEATURE_DAGS):
+        pools = {task.task_id: _argument(task, "pool") for task in dag.tasks}
+        own = {pools.pop("plan"), pools.pop("summarise")}
+        assert len(own) == 1
+        assert own.isdisjoint(pools.values())
+
+
 def test_chunks_are_named_and_summarise_runs_whatever_happened(dags):
     for dag in (dags[dag_id] for dag_id in FEATURE_DAGS):
         for stage in ("download", "extract", "index"):
