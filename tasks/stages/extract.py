@@ -20,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.inference.model import Identity, Model, load, unusable
@@ -57,17 +59,23 @@ def run(chunk: Chunk, settings: Settings, progress: Progress = silent) -> dict[s
     hashes = {row["sha256"] for row in packs.rows(chunk.pictures, ["sha256"]) if row["sha256"]}
     with packs.writing(chunk.features, packs.FEATURES) as pack:
         pack.statistics |= {"pictures": len(hashes), "computed": 0, "waited": 0.0}
-        known = _computed_elsewhere(chunk, hashes)
+        others = _OtherChunks(chunk, hashes)
+        known = others.look()
         if hashes - known:
-            known |= _compute(chunk, hashes - known, pack, settings, progress)
-        for row in _taken_from_elsewhere(chunk, known):
+            known |= _compute(chunk, hashes - known, others, pack, settings, progress)
+        for row in others.features(known):
             pack.add(row)
         pack.statistics["seconds"] = time.monotonic() - started - pack.statistics["waited"]
     return packs.statistics(chunk.features)
 
 
 def _compute(
-    chunk: Chunk, hashes: set[str], pack: packs.Writer, settings: Settings, progress: Progress
+    chunk: Chunk,
+    hashes: set[str],
+    others: "_OtherChunks",
+    pack: packs.Writer,
+    settings: Settings,
+    progress: Progress,
 ) -> set[str]:
     """Add a row for each of these pictures but those that another chunk had by then, and return those."""
     started = time.monotonic()
@@ -86,7 +94,7 @@ def _compute(
         asked = time.monotonic()
         with _sole_use_of(model.device):
             pack.statistics["waited"] = time.monotonic() - asked
-            known = _computed_elsewhere(chunk, hashes)
+            known = others.look() & hashes
             device = _Device(model)
             work = (decoded for decoded in work if decoded[0] not in known)
             rows = _features(work, device, settings.batch_size)
@@ -209,42 +217,54 @@ def _pictures(path: Path, hashes: set[str]) -> Iterator[tuple[str, bytes]]:
             yield row["sha256"], row["content"]
 
 
-def _other_packs(chunk: Chunk) -> Iterator[tuple[Path, set[str]]]:
-    """The features of the plan's other chunks, each pack with the pictures it has.
+class _OtherChunks:
+    """Which of a chunk's pictures other chunks of its plan have computed, and where the features are.
 
-    They only save work, so one that is damaged is left to its own chunk.
+    They only save work, so a pack that is damaged is left to its own chunk.
     """
-    for other in chunk.plan.chunks:
-        if other.number != chunk.number and other.features.exists():
+
+    def __init__(self, chunk: Chunk, hashes: set[str]) -> None:
+        self._wanted = pa.array(hashes, pa.string())
+        self._unread = [other.features for other in chunk.plan.chunks if other.number != chunk.number]
+        self._found: dict[Path, set[str]] = {}
+
+    def look(self) -> set[str]:
+        """Which pictures they have by now; a pack is read once."""
+        there = [path for path in self._unread if path.exists()]
+        for path in there:
+            self._unread.remove(path)
             with suppress(packs.DamagedPackError):
-                rows = packs.rows(other.features, ["sha256"], at_once=5_000)
-                yield other.features, {row["sha256"] for row in rows}
+                if held := self._held(path):
+                    self._found[path] = held
+        return set().union(*self._found.values())
 
+    def _held(self, path: Path) -> set[str]:
+        # In Arrow: as Python's own, the hashes of all chunks would take a gigabyte in a large plan.
+        columns = (batch.column(0) for batch in packs.batches(path, ["sha256"], at_once=20_000))
+        found = (column.filter(pc.is_in(column, value_set=self._wanted)) for column in columns)
+        return {sha256 for column in found for sha256 in column.to_pylist()}
 
-def _computed_elsewhere(chunk: Chunk, hashes: set[str]) -> set[str]:
-    """Of these pictures, the ones that a finished chunk of the same plan has."""
-    return hashes & set().union(*(held for _, held in _other_packs(chunk)))
+    def features(self, hashes: set[str]) -> Iterator[Row]:
+        """The rows of these pictures.
 
-
-def _taken_from_elsewhere(chunk: Chunk, hashes: set[str]) -> Iterator[dict[str, Any]]:
-    """The features of pictures that another chunk has computed.
-
-    Raises:
-        ServiceUnavailableError: it has them no longer; another attempt computes them.
-    """
-    left = set(hashes)
-    for path, held in _other_packs(chunk) if left else ():
-        if left.isdisjoint(held):
-            continue
-        for batch in packs.batches(path):
-            for position, sha256 in enumerate(batch["sha256"].to_pylist()):
-                if sha256 in left:
-                    left.remove(sha256)
-                    yield batch.slice(position, 1).to_pylist()[0]
-    if left:
-        raise ServiceUnavailableError(
-            f"The features of {len(left)} pictures, which another chunk had computed, are gone. Try again."
-        )
+        Raises:
+            ServiceUnavailableError: a pack has them no longer; another attempt computes them.
+        """
+        left = set(hashes)
+        for path, held in self._found.items():
+            if left.isdisjoint(held):
+                continue
+            with suppress(packs.DamagedPackError):
+                for batch in packs.batches(path):
+                    for position, sha256 in enumerate(batch["sha256"].to_pylist()):
+                        if sha256 in left:
+                            left.remove(sha256)
+                            yield batch.slice(position, 1).to_pylist()[0]
+        if left:
+            raise ServiceUnavailableError(
+                f"The features of {len(left)} pictures, which another chunk had computed, are gone. "
+                "Try again."
+            )
 
 
 @contextmanager

@@ -222,6 +222,36 @@ def test_a_picture_of_two_chunks_is_computed_once(
             np.testing.assert_allclose(feature, expected(content), rtol=1e-4)
 
 
+def test_a_pack_of_another_chunk_is_read_once_and_one_that_comes_meanwhile_is_seen(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = [[picture(1)], [picture(2)], [picture(1), picture(2), picture(3)]]
+    early, late, chunk = plan(settings, contents).chunks
+    extract.run(early, settings)
+    read: list[Path] = []
+    batches, locked = packs.batches, extract._sole_use_of
+
+    def counted(path: Path, columns: list[str] | None = None, at_once: int = 500) -> Any:
+        if columns == ["sha256"] and path in (early.features, late.features):
+            read.append(path)
+        return batches(path, columns, at_once)
+
+    def meanwhile(device: str) -> Any:
+        if not late.features.exists():
+            so_far = len(read)
+            with monkeypatch.context() as patched:
+                patched.setattr(extract, "_sole_use_of", locked)
+                extract.run(late, settings)
+            del read[so_far:]  # what the late chunk itself has read
+        return locked(device)
+
+    monkeypatch.setattr(extract.packs, "batches", counted)
+    monkeypatch.setattr(extract, "_sole_use_of", meanwhile)
+    assert extract.run(chunk, settings)["computed"] == 1
+    assert read == [early.features, late.features]
+    assert set(features(chunk)) == {sha256(picture(number)) for number in (1, 2, 3)}
+
+
 def test_another_chunk_s_damaged_features_are_its_own_business(
     settings: Settings, expected: Callable[[bytes], Features]
 ) -> None:
