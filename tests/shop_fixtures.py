@@ -198,13 +198,13 @@ class SmallShop:
         hits = self.client.search(index=self.index, size=1_000)["hits"]["hits"]
         return {hit["_id"]: hit["_source"] for hit in hits}
 
-    def vector(self, item_id: str) -> np.ndarray:
-        """The feature that the index holds for an item."""
+    def vector(self, item_id: str, field: str = FEATURE) -> np.ndarray:
+        """The feature, or another vector, that the index holds for an item; empty where it holds none."""
         self.client.indices.refresh(index=self.index)
         answer = self.client.search(
-            index=self.index, query={"ids": {"values": [item_id]}}, source=False, fields=[FEATURE]
+            index=self.index, query={"ids": {"values": [item_id]}}, source=False, fields=[field]
         )
-        return np.array(answer["hits"]["hits"][0]["fields"][FEATURE], np.float32)
+        return np.array(answer["hits"]["hits"][0].get("fields", {}).get(field, ()), np.float32)
 
     def versions(self) -> dict[str, str | None]:
         """The feature version of every document."""

@@ -13,17 +13,19 @@ from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.search.client import IndexClient, in_words
 from tasks.search.mapping import (
     AT,
+    COMPACT,
+    COMPACT_VERSION,
     FIELDS,
     IMAGE,
     PACKED,
+    PACKED_COMPACT,
     URL,
     VERSION,
     check_server,
     compatible_mapping,
-    feature_of,
-    has_feature,
     not_of_version,
     of_version,
+    vector_of,
 )
 from tasks.settings import Settings
 
@@ -54,12 +56,24 @@ class Document:
     feature_url: str | None
     image: str | None
     at: datetime | None
+    compact_version: str | None
+    """Of the space that its compact vector is of."""
     seq_no: int
     primary_term: int
 
     def lacks(self, url: str | None) -> bool:
         """Whether it should hold this URL and does not."""
         return self.urls is not None and url not in self.urls
+
+
+class Held(NamedTuple):
+    """A document with its vectors, None where it has none."""
+
+    document: Document
+    feature: NDArray[np.float32] | None
+    """[2048]."""
+    compact: NDArray[np.float32] | None
+    """[128]."""
 
 
 class Written(NamedTuple):
@@ -234,20 +248,18 @@ class SearchIndex(IndexClient):
                 result[found["_id"]] = self._document(found)
         return result
 
-    def with_features(
-        self, item_ids: Sequence[str]
-    ) -> dict[str, tuple[Document, NDArray[np.float32] | None]]:
-        """The documents of these items with their features [dims], as far as the index has refreshed."""
+    def with_vectors(self, item_ids: Sequence[str]) -> dict[str, Held]:
+        """The documents of these items with their vectors, as far as the index has refreshed."""
         with self.errors_explained():
             hits = self.search(
                 size=len(item_ids),
                 query={"ids": {"values": list(item_ids)}},
                 source=self._read,
-                docvalue_fields=PACKED,
+                docvalue_fields=[*PACKED, PACKED_COMPACT],
                 seq_no_primary_term=True,
             )["hits"]["hits"]
         return {
-            hit["_id"]: (self._document(hit), feature_of(hit) if has_feature(hit) else None) for hit in hits
+            hit["_id"]: Held(self._document(hit), vector_of(hit), vector_of(hit, COMPACT)) for hit in hits
         }
 
     def pipelines(self) -> str:
@@ -268,7 +280,7 @@ class SearchIndex(IndexClient):
 
     @property
     def _read(self) -> list[str]:
-        return [*filter(None, [self.fields.url]), VERSION, URL, IMAGE, AT]
+        return [*filter(None, [self.fields.url]), VERSION, URL, IMAGE, AT, COMPACT_VERSION]
 
     def _document(self, found: Mapping[str, Any]) -> Document:
         source = found.get("_source", {})
@@ -279,6 +291,7 @@ class SearchIndex(IndexClient):
             feature_url=source.get(URL),
             image=source.get(IMAGE),
             at=_time(source.get(AT)),
+            compact_version=source.get(COMPACT_VERSION),
             seq_no=found["_seq_no"],
             primary_term=found["_primary_term"],
         )

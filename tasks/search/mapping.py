@@ -53,7 +53,8 @@ version. It lies in the index, since it is there that features must not mix."""
 
 PACKED = [{"field": FEATURE, "format": "binary"}]
 """Features as base64: as numbers they take eight times as long to read."""
-
+PACKED_COMPACT = {"field": COMPACT, "format": "binary"}
+"""Compact vectors, likewise."""
 
 _OLDEST_SERVER = (9, 3)
 
@@ -198,14 +199,12 @@ def _fingerprints(meta: Mapping[str, Any]) -> dict[str, Any]:
     return held if isinstance(held, dict) else {}
 
 
-def has_feature(hit: Mapping[str, Any]) -> bool:
-    """Whether a document that was asked for its feature, as PACKED, has one."""
-    return FEATURE in hit.get("fields", {})
-
-
-def feature_of(hit: Mapping[str, Any]) -> NDArray[np.float32]:
-    """The feature [dims] of a document that has one and was asked for it, as PACKED."""
-    values = hit["fields"][FEATURE]
+def vector_of(hit: Mapping[str, Any], field: str = FEATURE) -> NDArray[np.float32] | None:
+    """The feature [2048], or the compact vector [128], of a document that was asked for it as PACKED has it;
+    None where it has none."""
+    values = hit.get("fields", {}).get(field)
+    if values is None:
+        return None
     if isinstance(values[0], str):
         return np.frombuffer(base64.b64decode(values[0]), ">f4").astype(np.float32)
     return np.array(values, np.float32).ravel()  # a server before 9.4 knows no other format
@@ -219,3 +218,8 @@ def of_version(version: str) -> dict[str, Any]:
 def not_of_version(version: str) -> dict[str, Any]:
     """The query for documents without a feature of a version."""
     return {"bool": {"must_not": [of_version(version)]}}
+
+
+def of_space(space: str) -> dict[str, Any]:
+    """The query for documents with a compact vector of a space."""
+    return {"bool": {"filter": [{"term": {COMPACT_VERSION: space}}, {"exists": {"field": COMPACT}}]}}

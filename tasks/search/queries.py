@@ -17,10 +17,9 @@ from tasks.search.mapping import (
     PACKED,
     URL,
     VERSION,
-    feature_of,
-    has_feature,
     not_of_version,
     of_version,
+    vector_of,
 )
 
 _MOST_CATEGORIES = 1_000
@@ -202,7 +201,7 @@ class ItemQueries(IndexClient):
                 query={"ids": {"values": [item_id]}}, source=self._shown, docvalue_fields=PACKED
             )
         for hit in answer["hits"]["hits"]:
-            return self._item(hit), feature_of(hit) if has_feature(hit) else None
+            return self._item(hit), vector_of(hit)
         return None
 
     def items(self, item_ids: Sequence[str]) -> dict[str, Item]:
@@ -352,4 +351,4 @@ def _first(source: Mapping[str, Any], field: str | None) -> str | None:
 
 def _features(hits: Sequence[Mapping[str, Any]]) -> NDArray[np.float32]:
     """The features [n, dims] of documents that have one."""
-    return np.array([feature_of(hit) for hit in hits], np.float32)
+    return np.array([vector_of(hit) for hit in hits], np.float32)

@@ -2,22 +2,24 @@
 
 import functools
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from tasks.errors import ServiceUnavailableError
-from tasks.search.index import Document, SearchIndex
-from tasks.search.mapping import AT, FEATURE, IMAGE, URL, VERSION
+from tasks.search.index import Document, Held, SearchIndex
+from tasks.search.mapping import AT, COMPACT, COMPACT_VERSION, FEATURE, IMAGE, URL, VERSION
 from tasks.statuses import Status
 
 _CONFLICT = 409
 _MISSING = 404
+_ROUNDING = 1e-5
+"""Of a compact vector's numbers, which depend a little on how many are computed at once."""
 _ROUNDS = 5
 """How often a document is read and written again when others write to it at the same moment."""
 
@@ -41,6 +43,16 @@ class Ready:
         return str(self.row["item_id"])
 
 
+class CompactVector(NamedTuple):
+    """A feature in a few numbers, and the version of the space that it was made with."""
+
+    version: str
+    vector: npt.NDArray[np.float32]
+    """[128], of length 1."""
+
+
+Compacting = Callable[[Sequence[npt.NDArray[np.float32]]], Sequence[CompactVector | None]]
+"""Gives the compact vectors of features [2048], None where there is none."""
 Urls = Callable[[Sequence[Ready]], Mapping[str, str | None]]
 """Gives the URLs that these items have now, by item id, according to who decides it; one that has left is
 absent."""
@@ -59,6 +71,7 @@ class Writer:
         version: str,
         *,
         urls: Urls,
+        compacting: Compacting,
         create: bool,
         measured: Callable[[str], AbstractContextManager[Any]] = nullcontext,
     ) -> None:
@@ -66,6 +79,8 @@ class Writer:
 
         Args:
             urls: who decides which URL an item has.
+            compacting: gives the compact vectors that are written beside the features; where it gives none,
+                the one of the feature before goes.
             create: write whole rows, and documents that are missing; else only add to what is there.
             measured: measures what is done, by name.
         """
@@ -73,11 +88,13 @@ class Writer:
         self._target = target
         self._version = version
         self._urls = urls
+        self._compacting = compacting
         self._create = create
         self._measured = measured
         self._stopped = threading.Event()
-        self._seq_nos: dict[str, int | None] = {}
-        """What documents had when they were written: with another, somebody else has written since."""
+        self._written: dict[str, tuple[int | None, str | None]] = {}
+        """The sequence numbers that documents had when they were written: with another, somebody else has
+        written since; and the versions of their compact vectors."""
 
     def write(self, page: Sequence[Ready]) -> dict[str, WriteOutcome]:
         """Write one page, reading its documents first; again for those that changed in between."""
@@ -91,12 +108,17 @@ class Writer:
                 outcomes.update(self._skipped(left, documents))
             to_write = {item.item_id: item for item in left if item.item_id not in outcomes}
             with self._measured("packing vectors"):
-                actions = [self._action(item, documents.get(item.item_id)) for item in to_write.values()]
+                compacts = self._compacts(to_write.values())
+                actions = [
+                    self._action(item, documents.get(item_id), compacts[item_id])
+                    for item_id, item in to_write.items()
+                ]
             with self._measured("writing"):
                 for written in self._index.write(actions):
                     if 200 <= written.status < 300:
                         outcomes[written.item_id] = (Status.INDEXED, None)
-                        self._seq_nos[written.item_id] = written.seq_no
+                        compact = compacts[written.item_id]
+                        self._written[written.item_id] = written.seq_no, compact and compact.version
                     elif written.status not in (_CONFLICT, _MISSING):
                         reason = f"{written.status}: {written.reason}"[:500]
                         outcomes[written.item_id] = (Status.REJECTED, reason)
@@ -126,7 +148,7 @@ class Writer:
 
     def _missing(self, item_id: str, document: Document | None) -> WriteOutcome:
         """What became of an item that was written, but that searches do not find."""
-        seq_no = self._seq_nos.get(item_id)
+        seq_no, _ = self._written.get(item_id, (None, None))
         dropped = seq_no is not None and seq_no < 0
         if document is None and not dropped:
             return Status.WAITING_FOR_DOCUMENT, "the document was deleted after it was written"
@@ -140,29 +162,32 @@ class Writer:
 
         `missed` comes first: it refreshes.
         """
-        held = self._index.with_features([item.item_id for item in written])
+        held = self._index.with_vectors([item.item_id for item in written])
+        compacts = self._compacts(written)
         outcomes: dict[str, WriteOutcome] = {}
         for item in written:
-            if item.item_id in held and (field := self._changed(item, *held[item.item_id])):
+            item_id = item.item_id
+            if item_id in held and (field := self._changed(item, held[item_id], compacts[item_id])):
                 why = f"the index holds another {field} than was written"
-                outcomes[item.item_id] = (Status.REJECTED, f"{why}; {self._pipelines}")
+                outcomes[item_id] = (Status.REJECTED, f"{why}; {self._pipelines}")
         return outcomes
 
-    def _changed(
-        self, item: Ready, document: Document, feature: npt.NDArray[np.float32] | None
-    ) -> str | None:
+    def _changed(self, item: Ready, held: Held, compact: CompactVector | None) -> str | None:
         """The first of our fields that is not as we wrote it; None where all are, or someone wrote later."""
-        seq_no = self._seq_nos.get(item.item_id)
-        # Without one an earlier attempt wrote it, which the time tells.
+        document = held.document
+        # Without a sequence number an earlier attempt wrote it, which the time tells.
+        seq_no, space = self._written.get(item.item_id, (None, document.compact_version))
         if document.seq_no != seq_no if seq_no is not None else document.at != item.at:
             return None
+        comparable = compact is not None and compact.version == document.compact_version
         wanted = {
             VERSION: document.version == self._version,
             URL: document.feature_url == item.row["img_url"],
             IMAGE: document.image == item.image,
             AT: document.at == item.at,
-            # Cosine keeps length and direction apart, which rounds.
-            FEATURE: feature is not None and np.allclose(feature, item.feature, rtol=1e-5, atol=0),
+            FEATURE: _same(held.feature, item.feature),
+            COMPACT_VERSION: document.compact_version == space,
+            COMPACT: not comparable or _same(held.compact, compact.vector, _ROUNDING),
         }
         return next((field for field, same in wanted.items() if not same), None)
 
@@ -223,16 +248,26 @@ class Writer:
             return None
         return Status.SUPERSEDED, "later work has written a feature"
 
-    def _action(self, item: Ready, document: Document | None) -> dict[str, Any]:
+    def _compacts(self, items: Collection[Ready]) -> dict[str, CompactVector | None]:
+        found = self._compacting([item.feature for item in items])
+        return {item.item_id: compact for item, compact in zip(items, found, strict=True)}
+
+    def _action(
+        self, item: Ready, document: Document | None, compact: CompactVector | None
+    ) -> dict[str, Any]:
         from elasticsearch import helpers
 
-        fields = {
+        fields: dict[str, Any] = {
             FEATURE: helpers.pack_dense_vector(item.feature),
             VERSION: self._version,
             URL: item.row["img_url"],
             IMAGE: item.image,
             AT: item.at.isoformat(),
         }
+        if compact:
+            fields |= compact_fields(compact)
+        elif document and document.compact_version:
+            fields |= NO_COMPACT
         if self._create:
             fields = self._index.fields.document(item.row) | fields
         if document is None:
@@ -250,3 +285,21 @@ class Writer:
             "if_primary_term": document.primary_term,
             "doc": fields,
         }
+
+
+NO_COMPACT: dict[str, Any] = {COMPACT: None, COMPACT_VERSION: None}
+"""What takes a document's compact vector away."""
+
+
+def compact_fields(compact: CompactVector) -> dict[str, Any]:
+    """What gives a document its compact vector."""
+    from elasticsearch import helpers
+
+    return {COMPACT: helpers.pack_dense_vector(compact.vector), COMPACT_VERSION: compact.version}
+
+
+def _same(
+    held: npt.NDArray[np.float32] | None, written: npt.NDArray[np.float32], rounding: float = 0.0
+) -> bool:
+    # Cosine keeps length and direction apart, which rounds.
+    return held is not None and np.allclose(held, written, rtol=1e-5, atol=rounding)

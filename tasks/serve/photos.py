@@ -2,11 +2,9 @@
 
 import json
 import math
-import threading
 import time
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated
 
 import numpy as np
@@ -23,9 +21,8 @@ from tasks.search.mapping import refuse_another_model
 from tasks.search.queries import ItemQueries, Neighbour, Scope
 from tasks.serve.answers import refused
 from tasks.settings import Settings
-from tasks.space import published
 from tasks.space.categories import Ranked, ranked, within
-from tasks.space.published import Space
+from tasks.space.published import Reader, Space
 
 MOST_FOUND = 100
 SETTING_BYTES = 65_536
@@ -68,19 +65,13 @@ class PhotoSearch:
         self._index = index
         self._model = model
         self._settings = settings
-        self._lock = threading.Lock()
-        self._read: tuple[Space, tuple[int, int]] | None = None
-        """The space, and which pointer said so."""
+        self._spaces = Reader(settings, model)
         self._checked_at = -math.inf
 
     @property
     def space(self) -> Space:
         """The published space, read again when another one is."""
-        with self._lock:
-            pointer = _identity(published.pointer(self._settings))
-            if self._read is None or self._read[1] != pointer:
-                self._read = published.published(self._settings, self._model), pointer
-            return self._read[0]
+        return self._spaces.space
 
     def classes(self, feature: NDArray[np.float32]) -> Ranked:
         """The categories that a photo with this feature [2048] may be of, with their probabilities, the
@@ -153,11 +144,3 @@ def _in_words(error: ValidationError) -> str:
     return "; ".join(
         ": ".join([*map(str, problem["loc"]), problem["msg"]]) for problem in json.loads(error.json())
     )
-
-
-def _identity(path: Path) -> tuple[int, int]:
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        return 0, 0
-    return status.st_ino, status.st_mtime_ns

@@ -14,6 +14,7 @@ from tasks.serve.answers import refused
 from tasks.serve.batches import Batches
 from tasks.serve.features import Feature
 from tasks.settings import Settings
+from tasks.space.published import Reader
 from tasks.statuses import Status
 
 _CHECKED_FOR = 60.0
@@ -32,6 +33,7 @@ class Saving:
         self.index = index
         self._model = model
         self._settings = settings
+        self._spaces = Reader(settings, model)
         self._create = create
         self._writer: Writer | None = None
         self._checked_at = 0.0
@@ -82,6 +84,7 @@ class Saving:
                 concrete,
                 self._model.version,
                 urls=lambda items: {item.item_id: item.row["img_url"] for item in items},
+                compacting=self._spaces.compact_vectors,
                 create=self._create,
             )
             self._checked_at = now

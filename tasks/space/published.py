@@ -7,7 +7,10 @@ published is said by a small file beside them, replaced at once.
 import hashlib
 import io
 import json
+import logging
+import threading
 import zipfile
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -17,9 +20,12 @@ import numpy as np
 from tasks import files
 from tasks.errors import ConfigurationError
 from tasks.inference.model import Identity
+from tasks.search.writing import CompactVector
 from tasks.settings import Settings
 from tasks.space.categories import CategoryModel
-from tasks.space.vectors import Codes, Compact
+from tasks.space.vectors import Codes, Compact, Floats
+
+log = logging.getLogger(__name__)
 
 _DIGITS = 12
 
@@ -36,6 +42,15 @@ class Space:
     """When it was learnt, from how many items, and its evaluation."""
     version: str = ""
     """Its name once it is published, which its compact vectors carry: that of the features and its digest."""
+
+    def compact_vectors(self, features: Sequence[Floats]) -> list[CompactVector | None]:
+        """Those of features [dims]; None where a feature is the mean of all, which has no direction."""
+        if not features:
+            return []
+        return [
+            CompactVector(self.version, vector) if vector.any() else None
+            for vector in self.compact.vectors(np.stack(features))
+        ]
 
     def content(self) -> bytes:
         """The bytes of its file, NumPy's npz: arrays alone, no code. The same space gives the same bytes."""
@@ -129,6 +144,53 @@ def published(settings: Settings, model: Identity) -> Space:
             "Run the DAG feature_space once the index has features of that model."
         )
     return space
+
+
+class Reader:
+    """The published space, read again when another one is; threads may share one."""
+
+    def __init__(self, settings: Settings, model: Identity) -> None:
+        """Read spaces of the features of `model`."""
+        self._settings = settings
+        self._model = model
+        self._lock = threading.Lock()
+        self._read: tuple[Space, tuple[int, int]] | None = None
+        """The space, and which pointer said so."""
+        self._unusable = ""
+        """Why there was none, the last time that there was none."""
+
+    @property
+    def space(self) -> Space:
+        """The published space; raises as `published` does."""
+        with self._lock:
+            found = _which(pointer(self._settings))
+            if self._read is None or self._read[1] != found:
+                self._read = published(self._settings, self._model), found
+            return self._read[0]
+
+    @property
+    def usable(self) -> Space | None:
+        """The published space, or None where there is none that can be used, which the log says once."""
+        try:
+            return self.space
+        except ConfigurationError as error:
+            if str(error) != self._unusable:
+                self._unusable = str(error)
+                log.info("No compact vectors are written. %s", error)
+            return None
+
+    def compact_vectors(self, features: Sequence[Floats]) -> list[CompactVector | None]:
+        """Those of features [dims] by the published space, None of each where there is none."""
+        space = self.usable
+        return space.compact_vectors(features) if space else [None] * len(features)
+
+
+def _which(path: Path) -> tuple[int, int]:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return 0, 0
+    return status.st_ino, status.st_mtime_ns
 
 
 def _name(feature_version: str, digest: str) -> str:

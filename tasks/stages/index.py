@@ -21,6 +21,7 @@ from tasks.search.writing import Ready, WriteOutcome, Writer
 from tasks.settings import Settings
 from tasks.shop.catalogue import Catalogue
 from tasks.shop.connections import Services
+from tasks.space.published import Reader
 from tasks.stages.clock import Clock
 from tasks.statuses import Status
 
@@ -88,13 +89,15 @@ def _writer(plan: Plan, settings: Settings, services: Services, clock: Clock) ->
             "clear the run's `plan` task, which makes a new one."
         )
     concrete = index.prepare()
-    note_model(index, concrete, Identity(plan.feature_version, plan.fingerprint))
+    model = Identity(plan.feature_version, plan.fingerprint)
+    note_model(index, concrete, model)
     catalogue = Catalogue(services.catalogue)
     return Writer(
         index,
         concrete,
         plan.feature_version,
         urls=lambda items: catalogue.urls([item.item_id for item in items]),
+        compacting=Reader(settings, model).compact_vectors,
         create=settings.create_documents,
         measured=clock.measured,
     )

@@ -193,8 +193,8 @@ def test_a_write_tells_what_makes_the_document_known_again(search, search_client
         item_id: document.seq_no for item_id, document in search.documents(list(seq_nos)).items()
     } == seq_nos
     search_client.indices.refresh(index=index)
-    found = search.with_features(["there", "new", "missing"])
-    assert {item_id: document.seq_no for item_id, (document, _) in found.items()} == seq_nos
+    found = search.with_vectors(["there", "new", "missing"])
+    assert {item_id: document.seq_no for item_id, (document, *_) in found.items()} == seq_nos
     np.testing.assert_allclose(found["new"][1], some_vector(2), rtol=1e-6)
 
 

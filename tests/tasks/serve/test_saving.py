@@ -14,12 +14,14 @@ from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.inference.model import Identity
 from tasks.runs import packs
 from tasks.search.index import SearchIndex
-from tasks.search.mapping import AT, FEATURE, FIELDS, IMAGE, URL, VERSION
+from tasks.search.mapping import AT, COMPACT, COMPACT_VERSION, FEATURE, FIELDS, IMAGE, URL, VERSION
 from tasks.serve.answers import InferenceError
 from tasks.serve.features import Feature
 from tasks.serve.saving import Saving
+from tasks.space.published import publish, published
 from tasks.stages import index
 from tests.shop_fixtures import CATEGORY, FEATURE_VERSION, NOON, SmallShop, some_vector, url_of
+from tests.tasks.space.synthetic import compact_of, some_space
 
 New = Callable[..., Saving]
 
@@ -75,6 +77,20 @@ def test_a_feature_is_added_with_the_fields_of_a_run(sqlite_shop: SmallShop, new
     assert after[IMAGE] == feature(1).image
     assert datetime.fromisoformat(after[AT]) == NOON
     np.testing.assert_allclose(sqlite_shop.vector("007"), some_vector(1), rtol=3e-7)
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_its_compact_vector_comes_with_it(sqlite_shop: SmallShop, new_saving: New, create: bool) -> None:
+    sqlite_shop.write_document("a")
+    model = Identity(FEATURE_VERSION)
+    publish(some_space(model), sqlite_shop.settings())
+    space = published(sqlite_shop.settings(), model)
+    saving = new_saving(create=create)
+    for item_id in ("a", "new") if create else ("a",):
+        saving.save(whole(item_id), feature(1), NOON)
+        held = sqlite_shop.vector(item_id, COMPACT)
+        np.testing.assert_allclose(held, compact_of(space, some_vector(1)), atol=1e-6)
+        assert sqlite_shop.sources()[item_id][COMPACT_VERSION] == space.version
 
 
 def test_a_document_that_is_not_there_is_waited_for_and_not_made(

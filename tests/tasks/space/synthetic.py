@@ -6,7 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.inference.model import Identity
+from tasks.space.categories import CategoryModel
+from tasks.space.published import Space
 from tasks.space.snapshot import writing
+from tasks.space.vectors import Codes, Compact
 
 MODEL = Identity("some-version", "3c00" * 16)
 
@@ -37,3 +40,19 @@ def write(path: Path, ids: list[str], categories: list[str], features: NDArray[n
             some = slice(begin, begin + 700)
             writer.add(ids[some], categories[some], [f"{i}.jpg" for i in ids[some]], features[some])
     return path
+
+
+def some_space(model: Identity = MODEL, seed: int = 0) -> Space:
+    """A space that nothing was learnt for, one for each seed."""
+    rng = np.random.default_rng(seed)
+    directions, _ = np.linalg.qr(rng.normal(size=(2048, 128)))
+    compact = Compact(np.full(2048, 0.017, np.float32), directions.astype(np.float32))
+    chance = CategoryModel(("hat", "shoe"), np.zeros((2, 2048), np.float32), np.zeros(2, np.float32))
+    return Space(model, compact, Codes(np.eye(128, dtype=np.float32)), chance, {"seed": seed})
+
+
+def compact_of(space: Space, feature: NDArray[np.float32]) -> NDArray[np.float64]:
+    """A compact vector by its definition: the square root at length 1, centred, projected, at length 1."""
+    root = np.sqrt(feature.astype(np.float64))
+    projected = (root / np.sqrt(root @ root) - space.compact.mean) @ space.compact.directions
+    return np.asarray(projected / np.sqrt(projected @ projected))

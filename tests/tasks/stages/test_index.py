@@ -16,14 +16,18 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from tasks.errors import ConfigurationError, ServiceUnavailableError
+from tasks.inference.model import Identity
 from tasks.runs import packs
 from tasks.search.index import SearchIndex
-from tasks.search.mapping import AT, FEATURE, IMAGE, URL, VERSION
+from tasks.search.mapping import AT, COMPACT, COMPACT_VERSION, FEATURE, IMAGE, URL, VERSION
 from tasks.search.writing import Writer
+from tasks.space.published import folder, publish, published
+from tasks.space.vectors import roots
 from tasks.stages import index
 from tasks.statuses import Status
 from tests.plans import plan_over
 from tests.shop_fixtures import FEATURE_VERSION, some_vector, url_of
+from tests.tasks.space.synthetic import compact_of, some_space
 
 NEXT_URL = "https://pictures.example/next.jpg"
 
@@ -139,6 +143,96 @@ def test_other_fields_keep_their_values(sqlite_shop):
     ours = {FEATURE, VERSION, URL, IMAGE, AT}
     assert {name: value for name, value in after.items() if name not in ours} == before
     assert shop.client.count(index=shop.index, q="nested.deep.er.y:ü")["count"] == 1
+
+
+MODEL = Identity(FEATURE_VERSION)
+
+
+def publish_one(shop, seed=0, model=MODEL):
+    """A published space."""
+    publish(some_space(model, seed), shop.settings())
+    return published(shop.settings(), model)
+
+
+def test_compact_vectors_are_written_beside_features(sqlite_shop):
+    shop = sqlite_shop
+    shop.stock("a", "b")
+    prepare(shop)
+    space = publish_one(shop)
+    assert run(shop, shop.chunk({"a": some_vector(1), "b": some_vector(2)}), bulk_size=1)
+    for item_id, seed in {"a": 1, "b": 2}.items():
+        np.testing.assert_allclose(
+            shop.vector(item_id, COMPACT), compact_of(space, some_vector(seed)), atol=1e-6
+        )
+        assert shop.sources()[item_id][COMPACT_VERSION] == space.version
+
+
+def test_without_a_space_of_these_features_there_are_no_compact_vectors(sqlite_shop):
+    shop = sqlite_shop
+    shop.stock("a", "b", "c")
+    prepare(shop)
+    assert run(shop, shop.chunk({"a": some_vector(1)})) == {"a": "indexed"}
+    publish_one(shop, model=Identity("of another model"))
+    assert run(shop, shop.chunk({"b": some_vector(2)})) == {"b": "indexed"}
+    (folder(shop.settings()) / "published.json").write_text("{")
+    assert run(shop, shop.chunk({"c": some_vector(3)})) == {"c": "indexed"}
+    for item_id, seed in {"a": 1, "b": 2, "c": 3}.items():
+        assert holds(shop, item_id, some_vector(seed))
+        assert not {COMPACT, COMPACT_VERSION} & set(shop.sources()[item_id])
+        assert shop.vector(item_id, COMPACT).size == 0
+
+
+def test_the_compact_vector_of_the_feature_before_goes(sqlite_shop):
+    shop = sqlite_shop
+    shop.stock("a")
+    prepare(shop)
+    first = publish_one(shop, 1)
+    assert run(shop, shop.chunk({"a": some_vector(1)}, run="first")) == {"a": "indexed"}
+    second = publish_one(shop, 2)
+    assert run(shop, shop.chunk({"a": some_vector(2)}, run="second")) == {"a": "indexed"}
+    assert shop.sources()["a"][COMPACT_VERSION] == second.version != first.version
+    np.testing.assert_allclose(shop.vector("a", COMPACT), compact_of(second, some_vector(2)), atol=1e-6)
+
+    (folder(shop.settings()) / "published.json").unlink()
+    assert run(shop, shop.chunk({"a": some_vector(3)}, run="third")) == {"a": "indexed"}
+    assert holds(shop, "a", some_vector(3))
+    assert shop.vector("a", COMPACT).size == 0
+    assert shop.sources()["a"].get(COMPACT_VERSION) is None
+    assert shop.client.count(index=shop.index, query={"exists": {"field": COMPACT}})["count"] == 0
+
+
+def test_a_space_that_is_published_while_a_chunk_is_written_is_taken_from_then_on(sqlite_shop, between):
+    shop = sqlite_shop
+    ids, chunk = stocked(shop, 4)
+    first, spaces = publish_one(shop, 1), []
+    between("write", lambda: spaces.append(publish_one(shop, 2)))
+    ended = run(shop, chunk, bulk_size=1, bulk_requests=1)
+    assert ended == dict.fromkeys(ids, "indexed"), reasons(chunk)
+    held = Counter(source[COMPACT_VERSION] for source in shop.sources().values())
+    # The page after the first is packed while that is written.
+    assert held[first.version] in (1, 2)
+    assert held == {first.version: held[first.version], spaces[0].version: 4 - held[first.version]}
+    by_version = {space.version: space for space in (first, *spaces)}
+    for seed, item_id in enumerate(ids):
+        space = by_version[shop.sources()[item_id][COMPACT_VERSION]]
+        np.testing.assert_allclose(
+            shop.vector(item_id, COMPACT), compact_of(space, some_vector(seed)), atol=1e-6
+        )
+
+
+def test_a_feature_without_a_compact_direction_is_written_alone(sqlite_shop):
+    """It is the mean of all, so that nothing of it is left once that is taken away."""
+    shop = sqlite_shop
+    shop.stock("mean", "other")
+    prepare(shop)
+    space, mean = some_space(MODEL), some_vector(9)
+    compact = replace(space.compact, mean=roots(mean[np.newaxis])[0])
+    publish(replace(space, compact=compact), shop.settings())
+    chunk = shop.chunk({"mean": mean, "other": some_vector(1)})
+    assert run(shop, chunk) == {"mean": "indexed", "other": "indexed"}
+    assert holds(shop, "mean", mean)
+    assert shop.vector("mean", COMPACT).size == 0
+    assert shop.vector("other", COMPACT).size == 128
 
 
 @pytest.mark.parametrize("bulk_size", [1, 2, 500])
