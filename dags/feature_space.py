@@ -7,7 +7,8 @@ model that tells the category of a picture. It starts on Sundays at 7 in `FEATUR
 1. **snapshot** reads all features of the current version from the index into one file,
    `spaces/snapshot.h5` in the data dir.
 2. **fit** learns from four fifths of the items, evaluates with the other fifth, and publishes the space,
-   unless the published one is better.
+   unless the published one is better. Then `compact_vectors` starts, which writes the compact vectors of the
+   new space into all documents.
 
 **Which items.** A fifth of the items, by a hash of their ids, is never learnt from, so that every space is
 evaluated with items that it does not know. Categories with fewer than 20 items are left out, and counted.
@@ -23,7 +24,7 @@ from typing import Any
 
 from airflow.sdk import DAG, CronTriggerTimetable, task
 
-from dags.feature_stages import IO, SEARCHING, TAGS, UPKEEP, default_args, progress, services
+from dags.feature_stages import IO, SEARCHING, SPACE, TAGS, UPKEEP, default_args, progress, services
 from tasks.settings import Settings
 
 
@@ -39,7 +40,7 @@ def snapshot() -> int:
     return stage.take_snapshot(index, settings, progress())
 
 
-@task(queue=IO, pool=SEARCHING, execution_timeout=timedelta(hours=6))
+@task(queue=IO, pool=SEARCHING, execution_timeout=timedelta(hours=6), outlets=[SPACE])
 def fit() -> dict[str, Any]:
     """Learn a space, evaluate it, and publish it."""
     from tasks.space import fit as stage

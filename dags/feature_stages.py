@@ -69,6 +69,8 @@ CATEGORIES = f" The shop has: {', '.join(_NAMED)}." if _NAMED else ""
 FEATURES = Asset("picture_features", uri="picture-features://index")
 """The features in the index. A run that ends well leaves an event with its counts, on which the DAGs of
 others may be scheduled; a preview leaves none."""
+SPACE = Asset("picture_feature_space", uri="picture-features://space")
+"""The published feature space; each one leaves an event."""
 _WRITTEN = AssetAlias("picture_features_written")
 
 

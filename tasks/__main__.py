@@ -105,6 +105,12 @@ def _space(arguments: argparse.Namespace) -> None:
     print(fit.described(fit.fit(settings)))
 
 
+def _compact(arguments: argparse.Namespace) -> None:  # noqa: ARG001
+    from tasks.stages import compact
+
+    print(compact.described(compact.run(Settings.load(), Services.from_environment(), progress.bar)))
+
+
 def _export(arguments: argparse.Namespace) -> None:
     from tasks import offline
 
@@ -198,6 +204,11 @@ def _parser() -> argparse.ArgumentParser:
     space.add_argument(
         "--no-snapshot", action="store_true", help="learn from the last snapshot instead of a new one"
     )
+
+    compact = commands.add_parser(
+        "compact", help="write the space's compact vectors into all documents, from their features"
+    )
+    compact.set_defaults(command=_compact)
 
     export = commands.add_parser("export", help="write features into a file that `find` searches")
     export.set_defaults(command=_export)

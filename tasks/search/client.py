@@ -1,7 +1,7 @@
 """The connection to Elasticsearch: the client with its patience, and its errors in words."""
 
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,8 @@ _ADVICE = {413: " It was too large: lower FEATURES_BULK_SIZE."}
 """What to do about a request refused with this status, where that is known."""
 _LONGEST_REASON = 300
 """Characters; what stands before a server may answer with a whole page."""
+
+_OF_A_HIT = ("_id", "sort", "fields", "_source", "_seq_no", "_primary_term")
 
 
 class IndexClient:
@@ -38,8 +40,11 @@ class IndexClient:
         # What one shard alone answers is no answer: the rest would count as absent.
         return self.client.search(index=self.name, allow_partial_search_results=False, **request)
 
-    def pages(self, query: Mapping[str, Any], size: int, **what: Any) -> Iterator[list[dict[str, Any]]]:
+    def pages(self, query: Mapping[str, Any], size: int, **what: Any) -> Generator[list[dict[str, Any]]]:
         """What a query finds, `size` hits at once, as the index is at one moment.
+
+        Close it where it may not have ended: the garbage collector would do so in the middle of another
+        request, which may hold what this one waits for.
 
         Args:
             what: of the documents is wanted, as in a search.
@@ -57,7 +62,7 @@ class IndexClient:
                         search_after=after,
                         track_total_hits=False,
                         allow_partial_search_results=False,
-                        filter_path="hits.hits._id,hits.hits.sort,hits.hits.fields,hits.hits._source",
+                        filter_path=[f"hits.hits.{part}" for part in _OF_A_HIT],
                         **what,
                     )
                     hits: list[dict[str, Any]] = answer.get("hits", {}).get("hits", [])

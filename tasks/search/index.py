@@ -1,6 +1,6 @@
 """The index as the stages need it: what it holds already, the documents as they are, and writing to them."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,6 +15,7 @@ from tasks.search.mapping import (
     AT,
     COMPACT,
     COMPACT_VERSION,
+    FEATURE,
     FIELDS,
     IMAGE,
     PACKED,
@@ -24,7 +25,9 @@ from tasks.search.mapping import (
     check_server,
     compatible_mapping,
     not_of_version,
+    of_space,
     of_version,
+    unpacked,
     vector_of,
 )
 from tasks.settings import Settings
@@ -74,6 +77,35 @@ class Held(NamedTuple):
     """[2048]."""
     compact: NDArray[np.float32] | None
     """[128]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A document as it was read."""
+
+    item_id: str
+    seq_no: int
+    primary_term: int
+
+    def update(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """The bulk action that changes these fields, unless the document has changed since."""
+        return {
+            "_op_type": "update",
+            "_id": self.item_id,
+            "if_seq_no": self.seq_no,
+            "if_primary_term": self.primary_term,
+            "doc": fields,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class WithFeature(Seen):
+    """One with its feature."""
+
+    version: str
+    compact_version: str | None
+    feature: NDArray[np.float32]
+    """[2048]."""
 
 
 class Written(NamedTuple):
@@ -226,6 +258,62 @@ class SearchIndex(IndexClient):
         pages = [found] if total == len(found) else self.pages(query, _IDS_AT_ONCE, source=False)
         return total, ([hit["_id"] for hit in page] for page in pages)
 
+    def compact_coverage(self, version: str, space: str) -> tuple[int, int]:
+        """How many documents with a feature of `version` have a compact vector of `space`, and how many lack
+        it. Sees what the index has refreshed.
+        """
+        having = {"bool": {"filter": [of_version(version), of_space(space)]}}
+        return self._count(having), self._count(_lacking(version, space))
+
+    def without_compact(self, version: str, space: str, size: int) -> Generator[list[WithFeature]]:
+        """The latter, `size` at once, as they are at one moment. Close it where it may not have ended."""
+        pages = self.pages(
+            _lacking(version, space),
+            size,
+            source=[VERSION, COMPACT_VERSION],
+            docvalue_fields=PACKED,
+            seq_no_primary_term=True,
+        )
+        with closing(pages):
+            for page in pages:
+                yield [_with_feature_of(hit, vector_of(hit)) for hit in page]
+
+    def feature_now(self, item_id: str) -> WithFeature | None:
+        """The document of an item with its feature as it is now, refreshed or not; None without either."""
+        from elasticsearch import NotFoundError
+
+        with self.errors_explained():
+            try:
+                found = self.client.get(
+                    index=self.name,
+                    id=item_id,
+                    source_includes=[VERSION, COMPACT_VERSION, FEATURE],
+                    source_exclude_vectors=False,
+                )
+            except NotFoundError as error:
+                if "found" not in error.body:  # it is the index that is not there
+                    raise
+                return None
+        source = found["_source"]
+        if not (source.get(FEATURE) and source.get(VERSION)):
+            return None
+        return _with_feature_of(found.body, unpacked(source[FEATURE]))
+
+    def compact_without_feature(self, size: int) -> Generator[list[Seen]]:
+        """The documents with a compact vector and without the feature that it is of, `size` at once."""
+        compact = [{"exists": {"field": field}} for field in (COMPACT, COMPACT_VERSION)]
+        query = {
+            "bool": {
+                "should": compact,
+                "minimum_should_match": 1,
+                "must_not": {"exists": {"field": FEATURE}},
+            }
+        }
+        pages = self.pages(query, size, source=False, seq_no_primary_term=True)
+        with closing(pages):
+            for page in pages:
+                yield [Seen(hit["_id"], hit["_seq_no"], hit["_primary_term"]) for hit in page]
+
     def documents(self, item_ids: Sequence[str]) -> dict[str, Document]:
         """The documents of these items as they are now, refreshed or not; a missing one is absent."""
         if not item_ids:
@@ -337,22 +425,60 @@ class SearchIndex(IndexClient):
 
     def holding(self, item_ids: Sequence[str], version: str) -> set[str]:
         """Of these items, the ones that searches find with a feature of `version`; refreshes first."""
+        return self._holding(item_ids, of_version(version))
+
+    def holding_compact(self, item_ids: Sequence[str], space: str) -> set[str]:
+        """The same with a compact vector of `space`."""
+        return self._holding(item_ids, of_space(space))
+
+    def refresh(self) -> None:
+        """Let searches see what has been written."""
         with self.errors_explained():
             failed = self.client.indices.refresh(index=self.name)["_shards"]["failed"]
-            if failed:
-                raise ServiceUnavailableError(
-                    f"Elasticsearch at {self.url} cannot refresh {failed} shards of {self.name}. Try later."
-                )
-            found: set[str] = set()
+        if failed:
+            raise ServiceUnavailableError(
+                f"Elasticsearch at {self.url} cannot refresh {failed} shards of {self.name}. Try later."
+            )
+
+    def _holding(self, item_ids: Sequence[str], what: Mapping[str, Any]) -> set[str]:
+        if not item_ids:
+            return set()
+        self.refresh()
+        found: set[str] = set()
+        with self.errors_explained():
             for start in range(0, len(item_ids), 10_000):
+                ids = {"ids": {"values": list(item_ids[start : start + 10_000])}}
                 answer = self.search(
                     size=10_000,
-                    query=_with_feature(item_ids[start : start + 10_000], version),
+                    query={"bool": {"filter": [ids, what]}},
                     source=False,
                     filter_path="hits.hits._id",
                 )
                 found |= {hit["_id"] for hit in answer.get("hits", {}).get("hits", [])}
-            return found
+        return found
+
+    def _count(self, query: Mapping[str, Any]) -> int:
+        with self.errors_explained():
+            answer = self.search(size=0, query=query, track_total_hits=True)
+        total: int = answer["hits"]["total"]["value"]
+        return total
+
+
+def _lacking(version: str, space: str) -> dict[str, Any]:
+    return {"bool": {"filter": of_version(version), "must_not": of_space(space)}}
+
+
+def _with_feature_of(found: Mapping[str, Any], feature: NDArray[np.float32] | None) -> WithFeature:
+    assert feature is not None
+    source = found["_source"]
+    return WithFeature(
+        found["_id"],
+        found["_seq_no"],
+        found["_primary_term"],
+        source[VERSION],
+        source.get(COMPACT_VERSION),
+        feature,
+    )
 
 
 def _with_feature(item_ids: Sequence[str], version: str) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 import base64
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -205,9 +205,14 @@ def vector_of(hit: Mapping[str, Any], field: str = FEATURE) -> NDArray[np.float3
     values = hit.get("fields", {}).get(field)
     if values is None:
         return None
-    if isinstance(values[0], str):
-        return np.frombuffer(base64.b64decode(values[0]), ">f4").astype(np.float32)
-    return np.array(values, np.float32).ravel()  # a server before 9.4 knows no other format
+    return unpacked(values[0]) if isinstance(values[0], str) else unpacked(values)
+
+
+def unpacked(values: str | Sequence[Any]) -> NDArray[np.float32]:
+    """A vector that Elasticsearch gives in base64, or, as a server before 9.4 does, in numbers."""
+    if isinstance(values, str):
+        return np.frombuffer(base64.b64decode(values), ">f4").astype(np.float32)
+    return np.array(values, np.float32).ravel()
 
 
 def of_version(version: str) -> dict[str, Any]:

@@ -16,11 +16,11 @@ from tasks.search.index import Document, Held, SearchIndex
 from tasks.search.mapping import AT, COMPACT, COMPACT_VERSION, FEATURE, IMAGE, URL, VERSION
 from tasks.statuses import Status
 
-_CONFLICT = 409
-_MISSING = 404
+CONFLICT = 409
+MISSING = 404
 _ROUNDING = 1e-5
 """Of a compact vector's numbers, which depend a little on how many are computed at once."""
-_ROUNDS = 5
+ROUNDS = 5
 """How often a document is read and written again when others write to it at the same moment."""
 
 WriteOutcome = tuple[Status, str | None]
@@ -100,7 +100,7 @@ class Writer:
         """Write one page, reading its documents first; again for those that changed in between."""
         outcomes: dict[str, WriteOutcome] = {}
         left = list(page)
-        for _ in range(_ROUNDS):
+        for _ in range(ROUNDS):
             if self._stopped.is_set():
                 return outcomes
             with self._measured("reading documents"):
@@ -119,13 +119,13 @@ class Writer:
                         outcomes[written.item_id] = (Status.INDEXED, None)
                         compact = compacts[written.item_id]
                         self._written[written.item_id] = written.seq_no, compact and compact.version
-                    elif written.status not in (_CONFLICT, _MISSING):
+                    elif written.status not in (CONFLICT, MISSING):
                         reason = f"{written.status}: {written.reason}"[:500]
                         outcomes[written.item_id] = (Status.REJECTED, reason)
             left = [item for item_id, item in to_write.items() if item_id not in outcomes]
             if not left:
                 return outcomes
-        reason = f"the document changed at each of {_ROUNDS} attempts"
+        reason = f"the document changed at each of {ROUNDS} attempts"
         return outcomes | {item.item_id: (Status.REJECTED, reason) for item in left}
 
     def stop(self) -> None:
@@ -179,7 +179,8 @@ class Writer:
         seq_no, space = self._written.get(item.item_id, (None, document.compact_version))
         if document.seq_no != seq_no if seq_no is not None else document.at != item.at:
             return None
-        comparable = compact is not None and compact.version == document.compact_version
+        if compact and compact.version != document.compact_version:
+            compact = None  # another space has been published since
         wanted = {
             VERSION: document.version == self._version,
             URL: document.feature_url == item.row["img_url"],
@@ -187,7 +188,7 @@ class Writer:
             AT: document.at == item.at,
             FEATURE: _same(held.feature, item.feature),
             COMPACT_VERSION: document.compact_version == space,
-            COMPACT: not comparable or _same(held.compact, compact.vector, _ROUNDING),
+            COMPACT: compact is None or _same(held.compact, compact.vector, _ROUNDING),
         }
         return next((field for field, same in wanted.items() if not same), None)
 

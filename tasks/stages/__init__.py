@@ -8,6 +8,7 @@
 | `extract` | computes their features |
 | `index` | writes them into the documents |
 | `summarise` | counts what became of every item, writes report and ledger |
-| `ahead` | works on one thing in a thread while the one before is in use |
+| `compact` | writes the published space's compact vectors into all documents |
+| `prefetch` | works in threads, ahead or on several things at once |
 | `clock` | what the time of a stage goes into |
 """

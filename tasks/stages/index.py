@@ -3,7 +3,6 @@
 import itertools
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from typing import Any
 
@@ -23,6 +22,7 @@ from tasks.shop.catalogue import Catalogue
 from tasks.shop.connections import Services
 from tasks.space.published import Reader
 from tasks.stages.clock import Clock
+from tasks.stages.prefetch import several_at_once
 from tasks.statuses import Status
 
 _SAMPLE = 20
@@ -55,7 +55,8 @@ def run(chunk: Chunk, settings: Settings, services: Services, progress: Progress
     sample: list[Ready] = []
     every = max(len(items) // _SAMPLE, 1)
     ready = progress(_sampled(_ready(chunk, items, outcomes), every, sample), "index", len(items))
-    for written in _written(writer, _pages(ready, settings.bulk_size, clock), settings.bulk_requests):
+    pages = _pages(ready, settings.bulk_size, clock)
+    for written in several_at_once(writer.write, pages, settings.bulk_requests, "index", writer.stop):
         outcomes.update(written)
     with clock.measured("checking"):
         outcomes.update(writer.missed(outcomes))
@@ -130,29 +131,6 @@ def _ready(
 
 def _valid(item: Mapping[str, Any]) -> bool:
     return item["invalid"] is None
-
-
-def _written(
-    writer: Writer, pages: Iterable[Sequence[Ready]], at_once: int
-) -> Iterator[Mapping[str, WriteOutcome]]:
-    """Write pages, so many at once, and yield what became of each as it is done.
-
-    The first error ends them all: nothing is written any more when it comes out of here.
-    """
-    with ThreadPoolExecutor(at_once, thread_name_prefix="index") as pool:
-        try:
-            under_way: set[Future[dict[str, WriteOutcome]]] = set()
-            for page in pages:
-                under_way.add(pool.submit(writer.write, page))
-                if len(under_way) == at_once:
-                    done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                    yield from (future.result() for future in done)
-            while under_way:
-                done, under_way = wait(under_way, return_when=FIRST_COMPLETED)
-                yield from (future.result() for future in done)
-        except BaseException:
-            writer.stop()
-            raise
 
 
 def _sampled(ready: Iterable[Ready], every: int, sample: list[Ready]) -> Iterator[Ready]:

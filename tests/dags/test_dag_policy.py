@@ -13,13 +13,14 @@ from tasks.errors import ConfigurationError
 from tasks.runs.category_names import CategoryNames
 from tasks.settings import Settings
 from tasks.statuses import Status
+from tests.shop_fixtures import remember_model
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DAGS = REPOSITORY / "dags"
 
 FEATURE_DAGS = {"nightly_feature_index", "category_backfill", "retry_failed_images"}
 """Those with the stages from plan to summarise."""
-DAG_IDS = FEATURE_DAGS | {"picture_features_housekeeping", "feature_space"}
+DAG_IDS = FEATURE_DAGS | {"picture_features_housekeeping", "feature_space", "compact_vectors"}
 """A DAG that is not named here is not tested either: add it, and its tests."""
 
 QUEUES = {"picture_features_io", "picture_features_gpu"}
@@ -170,6 +171,25 @@ def test_schedules(dags):
     assert set(retry.params) == {"category_ids", "statuses", "item_ids"}
 
 
+def test_compact_vectors_start_when_a_space_is_published_or_features_are_written(dags):
+    dag = dags["compact_vectors"]
+    asked = dag.timetable.asset_condition
+    assert type(asked).__name__ == "AssetAny"
+    assert {asset.name for asset in asked.objects} == {"picture_feature_space", "picture_features"}
+    assert dag.max_active_runs == 1
+    (outlet,) = dags["feature_space"].get_task("fit").outlets
+    assert outlet.name == "picture_feature_space"
+
+
+def test_without_a_space_compact_vectors_are_skipped(dags, tmp_path, monkeypatch):
+    from airflow.sdk.exceptions import AirflowSkipException
+
+    remember_model(tmp_path)
+    monkeypatch.setenv("FEATURES_DATA_DIR", str(tmp_path))
+    with pytest.raises(AirflowSkipException, match="run feature_space"):
+        dags["compact_vectors"].get_task("compact").python_callable()
+
+
 def test_a_shop_elsewhere_has_its_own_nights_and_categories(tmp_path):
     from airflow.sdk.exceptions import ParamValidationError
 
@@ -314,7 +334,11 @@ AIRFLOW = {
     # What Airflow documents for authors of DAGs and plugins, by the page that names it.
     # "Public Interface": airflow.sdk, all of its __all__, and the exceptions.
     "airflow.sdk": None,
-    "airflow.sdk.exceptions": {"AirflowNotFoundException", "AirflowSecretsBackendAccessDenied"},
+    "airflow.sdk.exceptions": {
+        "AirflowNotFoundException",
+        "AirflowSecretsBackendAccessDenied",
+        "AirflowSkipException",
+    },
     # "Notifications" of the providers.
     "airflow.providers.http.notifications.http": {"HttpNotifier"},
     "airflow.providers.smtp.notifications.smtp": {"SmtpNotifier"},
