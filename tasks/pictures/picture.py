@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache, lru_cache
+from importlib import import_module
 from typing import Any, NamedTuple
 
 import cv2
@@ -85,6 +86,13 @@ AvifImagePlugin.DEFAULT_MAX_THREADS = 1
 cv2.setNumThreads(1)
 # Imported here, or Pillow would load its plugins for fifty formats that we refuse.
 assert WebPImagePlugin.SUPPORTED
+
+
+def load_everything() -> None:
+    """Load what Pillow would otherwise load when a picture first needs it, for whoever may open no file then."""
+    Image.preinit()
+    for name in ("ImageOps", "MpoImagePlugin", "TiffImagePlugin"):
+        import_module(f"PIL.{name}")
 
 
 class BadPictureError(Exception):
@@ -379,10 +387,14 @@ def _as_far_as_it_goes(content: bytes) -> Image.Image | None:
     return shown if ImageChops.difference(shown.crop(there), other.crop(there)).getbbox() is None else None
 
 
-@cache  # not at import: NumPy loads its generators for it, in every decoder
+@cache
 def _noise() -> bytes:
-    """Without what a JPEG would take for a marker."""
-    return bytes(byte % 251 for byte in np.random.default_rng(5).bytes(4_096))
+    """Without what a JPEG would take for a marker. NumPy's generators would be loaded for it."""
+    state, noise = 5, bytearray()
+    while len(noise) < 4_096:
+        state = (1_664_525 * state + 1_013_904_223) % (1 << 32)  # Numerical Recipes' quick one
+        noise.append((state >> 24) % 251)
+    return bytes(noise)
 
 
 def _decoded(content: bytes, ink: int = 255) -> Image.Image | None:

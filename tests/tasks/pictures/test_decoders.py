@@ -1,6 +1,7 @@
 import errno
 import io
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from tasks.pictures.decoders import Decoders
 from tasks.pictures.picture import BadPictureError, decode, to_tensor
 from tasks.settings import REPOSITORY, Settings
 from tasks.statuses import Status
+from tests.picture_corpus import everything
 from tests.picture_files import resized_with_pad
 
 pytestmark = pytest.mark.xdist_group("model")  # TensorFlow takes seconds to import
@@ -32,19 +34,20 @@ Children = Callable[[], list[psutil.Process]]
 # A decoder that goes wrong where a picture says so. What really happens then is up to the bytes of
 # pictures nobody has met yet, so no picture would do.
 MISBEHAVING = """
-import os, runpy, signal, sys, time
+import ctypes, mmap, os, runpy, signal, socket, subprocess, sys, threading
 from PIL import Image
 from tasks.pictures import containers
 
-once = sys.argv.pop(1)
+with open(sys.argv.pop(1), "r+b") as file:
+    happened = mmap.mmap(file.fileno(), 0)
 essence = containers.essence
 
-def first_time(name):
-    try:
-        os.mkdir(os.path.join(once, name))
-        return True
-    except FileExistsError:
-        return False
+def first_time(place):
+    before, happened[place] = happened[place], 1
+    return not before
+
+def hang():
+    threading.Event().wait(1_000)
 
 def everywhere(answer):
     for descriptor in range(3, 20):
@@ -55,13 +58,29 @@ def everywhere(answer):
 
 def misbehave(fault):
     if fault == "crash":
-        os.kill(os.getpid(), signal.SIGSEGV)
+        ctypes.string_at(0)
     elif fault == "abort":
         os.abort()
+    elif fault == "open":
+        open("/etc/passwd")
+    elif fault == "connect":
+        socket.socket()
+    elif fault == "fork":
+        os.fork()
+    elif fault == "execute":
+        os.execv("/bin/true", ["true"])
+    elif fault == "kill":
+        os.kill(os.getppid(), signal.SIGKILL)
+    elif fault == "signal a thread of the parent's":
+        ctypes.CDLL(None).tgkill(os.getppid(), os.getppid(), 9)
+    elif fault == "new code":
+        mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_EXEC)
+    elif fault == "code of data":
+        ctypes.CDLL(None).mprotect(ctypes.c_void_p(id(fault) & ~4095), 4096, 7)
     elif fault == "exit":
         os._exit(3)
     elif fault == "sleep":
-        time.sleep(1_000)
+        hang()
     elif fault == "spin":
         while True:
             pass
@@ -73,23 +92,23 @@ def misbehave(fault):
         everywhere(b"cos\\nsystem\\n".ljust(256, b"."))
     elif fault == "stammer":
         everywhere(b"done")
-        time.sleep(1_000)
+        hang()
     elif fault == "silence":
         for descriptor in range(1, 20):
             try:
                 os.close(descriptor)
             except OSError:
                 pass
-        time.sleep(1_000)
+        hang()
     elif fault == "chatter":
         print("done", flush=True)
         os.write(1, b"done".ljust(256, b"\\0"))
     elif fault == "recursion":
         misbehave(fault)
-    elif fault == "crash once" and first_time("crash"):
-        os.kill(os.getpid(), signal.SIGSEGV)
-    elif fault == "sleep once" and first_time("sleep"):
-        time.sleep(1_000)
+    elif fault == "crash once" and first_time(0):
+        ctypes.string_at(0)
+    elif fault == "sleep once" and first_time(1):
+        hang()
 
 def misbehaving(content):
     misbehave(content.rpartition(b"|")[2].decode("latin1"))
@@ -101,10 +120,13 @@ runpy.run_module("tasks.pictures.decoder_process", run_name="__main__")
 
 
 @pytest.fixture
-def misbehaving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    script = tmp_path / "misbehaving.py"
+def misbehaving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A file with a byte for each fault that happens once: zero until it has happened."""
+    script, happened = tmp_path / "misbehaving.py", tmp_path / "happened"
     script.write_text(MISBEHAVING)
-    monkeypatch.setattr(decoders, "COMMAND", (sys.executable, str(script), str(tmp_path)))
+    happened.write_bytes(bytes(2))
+    monkeypatch.setattr(decoders, "COMMAND", (sys.executable, str(script), str(happened)))
+    return happened
 
 
 def picture(number: int, fault: str = "", side: int = 40) -> bytes:
@@ -196,6 +218,7 @@ def test_nothing_to_decode_is_no_result() -> None:
         assert list(pool.decode([])) == []
 
 
+FORBIDDEN = "the decoder was ended by SIGSYS"
 FAULTS = {
     "crash": "the decoder was ended by SIGSEGV",
     "abort": "the decoder was ended by SIGABRT",
@@ -206,7 +229,15 @@ FAULTS = {
     "pixels": "decoding it needs more than 995 MB",
     "gibberish": "the decoder gave an answer that means nothing",
     "stammer": "the decoder gave an answer that means nothing",
-    "silence": "the decoder was ended by SIGKILL",
+    "silence": FORBIDDEN,
+    "open": FORBIDDEN,
+    "connect": FORBIDDEN,
+    "fork": FORBIDDEN,
+    "execute": FORBIDDEN,
+    "kill": FORBIDDEN,
+    "signal a thread of the parent's": FORBIDDEN,
+    "new code": FORBIDDEN,
+    "code of data": FORBIDDEN,
     "recursion": "the header cannot be read",
 }
 
@@ -231,15 +262,14 @@ def test_a_decoder_that_goes_wrong_costs_the_picture_it_was_at(children: Childre
     assert not children()
 
 
-@pytest.mark.usefixtures("misbehaving")
-def test_a_decoder_killed_from_outside_costs_nothing(tmp_path: Path, children: Children) -> None:
+def test_a_decoder_killed_from_outside_costs_nothing(misbehaving: Path, children: Children) -> None:
     contents = {str(number): picture(number) for number in range(9)} | {"slow": picture(9, "sleep once")}
     killed = []
 
     def fed() -> Iterator[tuple[str, bytes]]:
         yield from contents.items()
         # By now the picture is with the only decoder.
-        until((tmp_path / "sleep").exists)
+        until(lambda: misbehaving.read_bytes()[1] == 1)
         (decoder,) = children()
         decoder.kill()
         killed.append(decoder.pid)
@@ -315,18 +345,16 @@ with decoders.Decoders(Settings(decode_timeout=1.5), processes=2) as pool:
 """
 
 
-def test_nothing_outlives_a_parent_that_is_killed(tmp_path: Path) -> None:
+def test_nothing_outlives_a_parent_that_is_killed(misbehaving: Path, tmp_path: Path) -> None:
     """One decoder hangs over its picture, so it does not see that its requests have ended."""
-    script = tmp_path / "misbehaving.py"
-    script.write_text(MISBEHAVING)
     (tmp_path / "picture").write_bytes(picture(1, "sleep once"))
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, str(tmp_path / "picture"), sys.executable, str(script), str(tmp_path)],
+        [sys.executable, "-c", PARENT, str(tmp_path / "picture"), *decoders.COMMAND],
         cwd=REPOSITORY,
         stdout=subprocess.DEVNULL,
     )
     try:
-        until((tmp_path / "sleep").exists)
+        until(lambda: misbehaving.read_bytes()[1] == 1)
         started = psutil.Process(parent.pid).children()
         assert len(started) == 2
     finally:
@@ -358,6 +386,17 @@ def test_decoders_inherit_no_secret_and_are_limited(
             assert child.rlimit(psutil.RLIMIT_FSIZE) == (0, 0)
             opened = {file.path for file in child.open_files()}
             assert not opened, "nothing of ours is open there"
+            status = Path(f"/proc/{child.pid}/status").read_text()
+            assert re.search(r"^Seccomp:\s+2$", status, re.MULTILINE), "the kernel filters its calls"
+            assert re.search(r"^NoNewPrivs:\s+1$", status, re.MULTILINE)
+
+
+def test_no_kind_of_picture_needs_more_than_is_left_to_decoders() -> None:
+    corpus = everything()
+    with Decoders(Settings(), processes=2) as pool:
+        outcomes = {key: str(result) for key, result in pool.decode(iter(corpus.items()))}
+    assert outcomes.keys() == corpus.keys()
+    assert [key for key, outcome in outcomes.items() if outcome.startswith("the decoder")] == []
 
 
 def test_ctrl_c_is_left_to_the_parent(children: Children) -> None:
