@@ -1,5 +1,5 @@
-"""What a decoder may still ask of the kernel once it is ready: to read its pictures and write its answers, and
-for memory and time. Anything else ends it.
+"""What a decoder may still ask of the kernel once it is ready: to read its pictures and write its answers,
+and for memory and time. Anything else ends it.
 
 It is a seccomp filter, see seccomp(2), in the kernel's byte code (classic BPF).
 """
@@ -28,8 +28,8 @@ class _Calls(NamedTuple):
     architecture: int
     seccomp: int
     allowed: tuple[int, ...]
-    """read, write, munmap, mremap, madvise, brk, rt_sigprocmask, rt_sigreturn, setitimer, futex, clock_gettime,
-    sched_yield, restart_syscall, getpid, gettid, exit, exit_group."""
+    """read, write, munmap, mremap, madvise, brk, rt_sigprocmask, rt_sigreturn, setitimer, futex,
+    clock_gettime, sched_yield, restart_syscall, getpid, gettid, exit, exit_group."""
     mapping: tuple[int, ...]
     """mmap and mprotect: allowed for memory that is not to be executed."""
     killing: int

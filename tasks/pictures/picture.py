@@ -89,7 +89,7 @@ assert WebPImagePlugin.SUPPORTED
 
 
 def load_everything() -> None:
-    """Load what Pillow would otherwise load when a picture first needs it, for whoever may open no file then."""
+    """Load what Pillow would else load when a picture first needs it; for whoever may open no file then."""
     Image.preinit()
     for name in ("ImageOps", "MpoImagePlugin", "TiffImagePlugin"):
         import_module(f"PIL.{name}")
