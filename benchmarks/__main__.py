@@ -23,6 +23,7 @@ from benchmarks import (
     precision,
     reconciling,
     retrieval,
+    space,
 )
 from benchmarks.figures import Figure, table
 from benchmarks.record import record
@@ -53,6 +54,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "planning": lambda arguments: planning.measure(arguments.photos, arguments.rounds),
     "reconciling": lambda arguments: reconciling.measure(arguments.photos, arguments.rounds),
     "api": lambda arguments: api.measure(arguments.photos),
+    "space": lambda arguments: space.measure(arguments.photos),
     "photo_search": lambda arguments: photo_search.measure(arguments.photos),
     "feature_file": lambda _: feature_file.measure(),
     "airflow_cost": lambda arguments: airflow_cost.measure(arguments.photos, arguments.rounds),

@@ -2,6 +2,7 @@
 
 import logging
 from collections import Counter
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -75,29 +76,27 @@ def fit(settings: Settings) -> dict[str, Any]:
     with Snapshot(snapshot_path(settings)) as snapshot:
         folds = np.array([fold(item_id) for item_id in snapshot.names()])
         held_out = folds == 0
-        categories = np.array(snapshot.categories(), object)
         try:
-            space = _learnt(snapshot, held_out, categories)
+            space = learnt(snapshot, held_out)
         except ValueError as error:
             raise ConfigurationError(
                 f"No space can be learnt from the {len(snapshot)} items with a feature: {error}."
             ) from None
-        known = held_out & np.isin(categories, space.categories.categories)
-        if known.sum() < _FEWEST_HELD_OUT:
+        held = queries(snapshot, held_out, space)
+        if len(held.features) < _FEWEST_HELD_OUT:
             raise ConfigurationError(
-                f"Only {known.sum()} items are held out, too few to evaluate a space by: it takes some "
-                "hundred items with features."
+                f"Only {len(held.features)} items are held out, too few to evaluate a space by: it takes "
+                "some hundred items with features."
             )
-        queries = _queries(snapshot, known, categories)
         facts: dict[str, Any] = {
             "learnt_at": datetime.now(UTC).isoformat(),
             "items": len(snapshot),
             "held_out": int(held_out.sum()),
-            "queries": len(queries.features),
-            "left_out": _left_out(categories, space.categories.categories),
-            "evaluation": evaluated(space, snapshot, held_out, queries),
+            "queries": len(held.features),
+            "left_out": _left_out(snapshot.categories(), space.categories.categories),
+            "evaluation": evaluated(space, snapshot, held_out, held),
         }
-        if worse := _worse_than_published(facts["evaluation"], snapshot, held_out, queries, settings):
+        if worse := _worse_than_published(facts["evaluation"], snapshot, held_out, held, settings):
             raise RunFailedError(
                 f"The new space is worse than the published one, which stays: {worse}. Either the shop's "
                 "items have changed in kind, or features are missing; to publish it nevertheless, remove "
@@ -120,7 +119,13 @@ def described(facts: dict[str, Any]) -> str:
     )
 
 
-def _learnt(snapshot: Snapshot, held_out: NDArray[np.bool_], categories: NDArray[Any]) -> Space:
+def learnt(snapshot: Snapshot, held_out: NDArray[np.bool_]) -> Space:
+    """A space learnt from the rows that are not `held_out` [rows], without facts.
+
+    Raises:
+        ValueError: there is too little to learn from.
+    """
+    categories = np.array(snapshot.categories(), object)
     chosen = _sample(~held_out & (categories != ""), _MOST_LEARNT)
     features = _rows(snapshot, chosen)
     compact = Compact.learnt(
@@ -130,8 +135,10 @@ def _learnt(snapshot: Snapshot, held_out: NDArray[np.bool_], categories: NDArray
     return Space(snapshot.model, compact, Codes.learnt(compact.vectors(features)), model)
 
 
-def _queries(snapshot: Snapshot, known: NDArray[np.bool_], categories: NDArray[Any]) -> Queries:
-    chosen = _sample(known, MOST_QUERIES)
+def queries(snapshot: Snapshot, held_out: NDArray[np.bool_], space: Space) -> Queries:
+    """What to evaluate a space with: some of the rows held out, of categories that it knows."""
+    categories = np.array(snapshot.categories(), object)
+    chosen = _sample(held_out & np.isin(categories, space.categories.categories), MOST_QUERIES)
     return Queries(_rows(snapshot, chosen), list(categories[chosen]))
 
 
@@ -147,7 +154,7 @@ def _rows(snapshot: Snapshot, chosen: NDArray[np.bool_]) -> Floats:
     return np.concatenate([page[chosen[begin : begin + len(page)]] for begin, page in snapshot.pages()])
 
 
-def _left_out(categories: NDArray[Any], known: tuple[str, ...]) -> dict[str, int]:
+def _left_out(categories: Sequence[str], known: tuple[str, ...]) -> dict[str, int]:
     """Items by category that are not learnt, as theirs has too few; the empty one is of those without."""
     return dict(sorted(Counter(category for category in categories if category not in known).items()))
 
@@ -156,7 +163,7 @@ def _worse_than_published(
     new: dict[str, float],
     snapshot: Snapshot,
     held_out: NDArray[np.bool_],
-    queries: Queries,
+    held: Queries,
     settings: Settings,
 ) -> str:
     try:
@@ -164,7 +171,7 @@ def _worse_than_published(
     except ConfigurationError as error:
         log.info("Nothing to compare with. %s", error)
         return ""
-    old = evaluated(before, snapshot, held_out, queries)
+    old = evaluated(before, snapshot, held_out, held)
     return ", ".join(
         f"{name} {new[name]:.3f}, before {old[name]:.3f}"
         for name in _GUARDED
