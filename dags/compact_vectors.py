@@ -47,7 +47,7 @@ def compact() -> dict[str, Any]:
     settings = Settings.load()
     if Reader(settings, identity(settings)).usable is None:
         raise AirflowSkipException("No feature space is published that could be used: run feature_space.")
-    result = stage.run(settings, services(), progress())
+    result = stage.run(settings, services().search, progress())
     print(stage.described(result))
     return result
 

@@ -20,6 +20,7 @@ from tasks.search.document_fields import DocumentFields
 from tasks.search.queries import ItemQueries
 from tasks.shop.connections import SEARCH, Connection
 from tasks.space import fit
+from tasks.stages import compact
 
 NIGHTLY = "nightly_feature_index"
 BACKFILL = "category_backfill"
@@ -109,12 +110,15 @@ def queries(running: Stack) -> ItemQueries:
 
 
 def learn(running: Stack, say: Callable[[str], None]) -> None:
-    """Do what the DAG feature_space does, and say what came of it; too few items are no error here."""
+    """Do what the DAGs feature_space and compact_vectors do, and say what came of it; too few items are no
+    error here."""
     try:
         fit.take_snapshot(queries(running), running.settings)
         say(fit.described(fit.fit(running.settings)))
     except (ConfigurationError, RunFailedError) as error:
         say(f"No feature space was published. {error}")
+    else:
+        say(compact.described(compact.run(running.settings, Connection.from_environment(SEARCH))))
 
 
 def _run(

@@ -108,7 +108,8 @@ def _space(arguments: argparse.Namespace) -> None:
 def _compact(arguments: argparse.Namespace) -> None:  # noqa: ARG001
     from tasks.stages import compact
 
-    print(compact.described(compact.run(Settings.load(), Services.from_environment(), progress.bar)))
+    search = Services.from_environment().search
+    print(compact.described(compact.run(Settings.load(), search, progress.bar)))
 
 
 def _export(arguments: argparse.Namespace) -> None:

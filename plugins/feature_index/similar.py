@@ -1,7 +1,9 @@
 """The page Search by photo: the items that look like a photo, like the picture at a URL, or like an item."""
 
 import base64
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from enum import StrEnum
 from typing import Annotated
 
 import numpy as np
@@ -15,20 +17,22 @@ from plugins.feature_index import services
 from plugins.feature_index.access import READ, from_our_page
 from plugins.feature_index.pages import PHOTO_TYPES, page
 from tasks.errors import ConfigurationError
-from tasks.inference.model import DIMENSIONS, Identity, feature_version, identity
+from tasks.inference.model import DIMENSIONS, feature_version, identity
 from tasks.search.exact import exact_nearest
 from tasks.search.mapping import refuse_another_model
-from tasks.search.queries import Item, ItemQueries, Scope
+from tasks.search.queries import Item, ItemQueries, Neighbour, Scope
 from tasks.serve.client import Inference, InferenceError
 from tasks.serve.photos import ANY, MOST_FOUND, PhotoSearch
 from tasks.settings import Settings
-from tasks.space.categories import Ranked, within
+from tasks.space.categories import within
+from tasks.space.published import Space
 from tasks.statuses import Status
 from tasks.urls import MAX_URL_LENGTH
 
 _NEIGHBOURS = 12
 _MATCHES = 24
 _LONGEST_TEXT = 200
+_EXACT = "exact search"
 _LEAST_SHOWN = 0.05
 """Of a category's probability."""
 _SHOWN_BYTES = 700_000
@@ -38,6 +42,15 @@ Text = Annotated[str, Query(max_length=_LONGEST_TEXT)]
 Field = Annotated[str, Form()]
 Limit = Annotated[int, Query(ge=1, le=MOST_FOUND)]
 LimitField = Annotated[int, Form(ge=1, le=MOST_FOUND)]
+
+
+class By(StrEnum):
+    """What items are compared by."""
+
+    FEATURES = "features"
+    COMPACT = "compact"
+    BOTH = "both"
+
 
 router = APIRouter(dependencies=READ, default_response_class=Response)
 
@@ -58,6 +71,25 @@ class Sought:
         return base64.b64encode(self.feature.astype("<f4").tobytes()).decode()
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """What one way of searching found."""
+
+    by: str
+    title: str
+    neighbours: Sequence[Neighbour]
+
+    @property
+    def ids(self) -> set[str]:
+        """Of the items found."""
+        return {found.item.item_id for found in self.neighbours}
+
+    def alone(self, rankings: Sequence["Ranking"]) -> set[str]:
+        """Of the items that none of the other rankings has, if there are others."""
+        others = [ranking.ids for ranking in rankings if ranking is not self]
+        return self.ids.difference(*others) if others else set()
+
+
 @router.get("/similar")
 def similar_to_item(
     request: Request,
@@ -66,6 +98,7 @@ def similar_to_item(
     item_id: str = "",
     category_id: str = "",
     limit: Limit = _NEIGHBOURS,
+    by: By = By.FEATURES,
     compare: bool = False,
 ) -> Response:
     """Items that match a text, those that look like one of them, or some to start from."""
@@ -86,7 +119,7 @@ def similar_to_item(
     if feature is None or item.version != feature_version(settings):
         return _page(request, user, settings, lacking=item)
     sought = Sought(item.item_name or item.item_id, feature, item.img_url, item)
-    return _neighbours(request, user, settings, index, sought, category_id, limit, compare)
+    return _neighbours(request, user, settings, index, sought, category_id, limit, by, compare)
 
 
 @router.post("/similar", dependencies=[Depends(from_our_page)])
@@ -100,6 +133,7 @@ def similar_to_picture(
     picture: Field = "",
     category_id: Field = "",
     limit: LimitField = _NEIGHBOURS,
+    by: Annotated[By, Form()] = By.FEATURES,
     compare: Annotated[bool, Form()] = False,
 ) -> Response:
     """Items that look like a photo, like the picture at a URL, or like either once its feature is known."""
@@ -127,7 +161,7 @@ def similar_to_picture(
             limit=limit,
         )
     index = services.item_queries(settings)
-    return _neighbours(request, user, settings, index, sought, category_id, limit, compare)
+    return _neighbours(request, user, settings, index, sought, category_id, limit, by, compare)
 
 
 def _neighbours(
@@ -138,20 +172,34 @@ def _neighbours(
     sought: Sought,
     category_id: str,
     limit: int,
+    by: By,
     compare: bool,
 ) -> Response:
     model = identity(settings)
     if not sought.item:
         refuse_another_model(index, model)
-    classes = [] if sought.item else _classes(index, model, settings, sought)
+    search = PhotoSearch(index, model, settings)
+    space = _space(search)
+    classes = search.classes(sought.feature) if space and not sought.item else []
     predicted = within(classes)
     chosen = () if category_id == ANY else (category_id,)
     wanted = chosen if category_id else tuple(predicted)
     scope = Scope(model.version, wanted, sought.item.item_id if sought.item else "")
     among = index.count(scope)
-    exact = None
-    if compare and among <= settings.exact_search_documents:
+    of_space = replace(scope, space=space.version) if space else None
+    compact_among = index.count(of_space) if of_space and among else 0
+    rankings = []
+    if among and (by is not By.COMPACT or not compact_among):
+        found = index.nearest(sought.feature, scope, limit)
+        rankings.append(Ranking("approximate search", "By features, 2,048 numbers each", found))
+    if space and of_space and compact_among and by is not By.FEATURES:
+        (compact,) = space.compact.vectors(sought.feature[np.newaxis])
+        found = index.nearest(compact, of_space, limit)
+        rankings.append(Ranking("compact vectors", "By compact vectors, 128 numbers each", found))
+    if compare and among and among <= settings.exact_search_documents:
         exact = exact_nearest(index, sought.feature, scope, limit)
+        title = f"Exact, compared with all {exact.compared:,}"
+        rankings.append(Ranking(_EXACT, title, exact.neighbours))
     return _page(
         request,
         user,
@@ -161,19 +209,24 @@ def _neighbours(
         predicted=predicted,
         category_id=category_id,
         limit=limit,
+        by=by,
         version=scope.version,
         among=among,
-        neighbours=index.nearest(sought.feature, scope, limit) if among else [],
-        exact=exact,
+        compact_among=compact_among,
+        space=space.version if space else "",
+        rankings=rankings,
+        reference=next((ranking for ranking in rankings if ranking.by == _EXACT), rankings[0])
+        if len(rankings) > 1
+        else None,
     )
 
 
-def _classes(index: ItemQueries, model: Identity, settings: Settings, sought: Sought) -> Ranked:
-    """What a photo may be taken for; nothing as long as no feature space is published."""
+def _space(search: PhotoSearch) -> Space | None:
+    """The published feature space; None as long as there is none."""
     try:
-        return PhotoSearch(index, model, settings).classes(sought.feature)
+        return search.space
     except ConfigurationError:
-        return []
+        return None
 
 
 def _page(
@@ -181,7 +234,7 @@ def _page(
 ) -> Response:
     shown: dict[str, object] = dict.fromkeys(("problem", "q", "url", "category_id"), "")
     shown |= dict.fromkeys(("matches", "newest", "lacking", "sought"))
-    shown |= {"classes": [], "predicted": [], "limit": _NEIGHBOURS}
+    shown |= {"classes": [], "predicted": [], "limit": _NEIGHBOURS, "by": By.FEATURES}
     return page(
         request,
         "similar.html",

@@ -2,7 +2,6 @@
 
 import heapq
 import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,10 +21,6 @@ class Exact:
     compared: int
     neighbours: tuple[Neighbour, ...]
     """Nearest first."""
-
-    def agreeing(self, others: Sequence[Neighbour]) -> int:
-        """How many of these are among `others`."""
-        return len({found.item.item_id for found in self.neighbours} & {o.item.item_id for o in others})
 
 
 def exact_nearest(index: ItemQueries, feature: NDArray[np.float32], scope: Scope, at_most: int) -> Exact:

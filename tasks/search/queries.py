@@ -13,11 +13,13 @@ from tasks.errors import ConfigurationError
 from tasks.search.client import IndexClient
 from tasks.search.document_fields import values
 from tasks.search.mapping import (
+    COMPACT,
     FEATURE,
     PACKED,
     URL,
     VERSION,
     not_of_version,
+    of_space,
     of_version,
     vector_of,
 )
@@ -75,7 +77,7 @@ class Neighbour:
 
     item: Item
     cosine: float
-    """Of the angle between the two features."""
+    """Of the angle between the two features, or compact vectors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,8 @@ class Scope:
     """Of one of these; none: of any."""
     without: str = ""
     """The id of an item that is not to be found: the one whose neighbours are sought."""
+    space: str = ""
+    """Only those with a compact vector of this space, by which they are compared; none: by their features."""
 
 
 class ItemQueries(IndexClient):
@@ -225,14 +229,18 @@ class ItemQueries(IndexClient):
         total: int = answer["hits"]["total"]["value"]
         return total
 
-    def nearest(self, feature: NDArray[np.float32], scope: Scope, at_most: int) -> list[Neighbour]:
-        """The nearest items to a feature [dims], nearest first, by Elasticsearch's approximate search."""
+    def nearest(self, vector: NDArray[np.float32], scope: Scope, at_most: int) -> list[Neighbour]:
+        """The nearest items, nearest first, by Elasticsearch's approximate search.
+
+        Args:
+            vector: a feature [dims], or a compact vector [128] of the scope's space.
+        """
         with self.errors_explained():
             answer = self.search(
                 size=at_most,
                 knn={
-                    "field": FEATURE,
-                    "query_vector": feature.tolist(),
+                    "field": COMPACT if scope.space else FEATURE,
+                    "query_vector": vector.tolist(),
                     "k": at_most,
                     "num_candidates": max(_CANDIDATES, at_most),
                     "filter": self._within(scope),
@@ -305,6 +313,8 @@ class ItemQueries(IndexClient):
     def _within(self, scope: Scope) -> dict[str, Any]:
         """The query for a scope's documents."""
         filters = [of_version(scope.version)]
+        if scope.space:
+            filters.append(of_space(scope.space))
         if scope.category_ids:
             filters.append(self._of_categories(scope.category_ids))
         excluded = [{"ids": {"values": [scope.without]}}] if scope.without else []

@@ -20,7 +20,7 @@ from tasks.search.index import SearchIndex, WithFeature
 from tasks.search.mapping import refuse_another_model
 from tasks.search.writing import CONFLICT, MISSING, NO_COMPACT, ROUNDS, compact_fields
 from tasks.settings import Settings
-from tasks.shop.connections import Services
+from tasks.shop.connections import Connection
 from tasks.space.published import Reader
 from tasks.stages.prefetch import several_at_once
 from tasks.statuses import FAILURES, Status
@@ -40,7 +40,7 @@ class Outcome(NamedTuple):
     """What it had when it was written."""
 
 
-def run(settings: Settings, services: Services, progress: Progress = silent) -> dict[str, Any]:
+def run(settings: Settings, search: Connection, progress: Progress = silent) -> dict[str, Any]:
     """Write the compact vectors that the documents with a feature of the current version lack, and take away
     those of documents that have lost their feature.
 
@@ -58,7 +58,7 @@ def run(settings: Settings, services: Services, progress: Progress = silent) -> 
     model = identity(settings)
     spaces = Reader(settings, model)
     space = spaces.space
-    index = _opened(settings, services)
+    index = _opened(settings, search)
     refuse_another_model(index, model)
     index.refresh()
     current, lacking = index.compact_coverage(model.version, space.version)
@@ -107,15 +107,15 @@ def described(result: dict[str, Any]) -> str:
     )
 
 
-def _opened(settings: Settings, services: Services) -> SearchIndex:
+def _opened(settings: Settings, search: Connection) -> SearchIndex:
     """The one index behind the name, with our fields: an alias that moves changes nothing any more."""
     fields = DocumentFields.of(settings)
-    named = SearchIndex(services.search, settings.index, fields)
+    named = SearchIndex(search, settings.index, fields)
     if not named.check():
         raise ConfigurationError(
             f"There is no index {settings.index} yet, so no document could have a compact vector."
         )
-    return SearchIndex(services.search, named.prepare(), fields)
+    return SearchIndex(search, named.prepare(), fields)
 
 
 class _Fill:

@@ -57,6 +57,7 @@ def test_a_space_is_published_and_what_it_left_out_is_said(
     assert space.categories.categories == ("hat", "shoe")
     assert space.version in said[0]
     assert "rare (10)" in said[0]
+    assert f"{space.version}: 190 documents with a feature (indexed 190)" in said[1]
 
 
 @pytest.mark.parametrize(

@@ -12,8 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tasks.search.mapping import FEATURE, URL, VERSION
+from tasks.inference.model import Identity
+from tasks.search.mapping import COMPACT, COMPACT_VERSION, FEATURE, URL, VERSION
 from tasks.serve.client import VERSION_HEADER
+from tasks.space.published import published
 from tests.plugins.site import HOSTILE, Read, Site, published_space
 from tests.shop_fixtures import some_vector
 
@@ -239,6 +241,78 @@ def test_pictures_are_allowed_on_this_page_alone_and_from_the_shops_hosts(site: 
     assert "default-src 'none'" in policy
     assert re.search(r"img-src data: http://pictures\.example:\* https://pictures\.example:\*$", policy)
     assert "img-src" not in site.ask("GET", "/").headers["Content-Security-Policy"]
+
+
+@pytest.fixture
+def compact(site: Site, goods: Any, search_client: Any) -> Iterator[dict[str, np.ndarray]]:
+    """A space that is published, and its compact vectors, which all but two of the goods have: they are of
+    the first 128 numbers alone, so that other items are near."""
+    with published_space(site, {"00000030": 0.98, "00000040": 0.02}):
+        version = published(site.settings, Identity(site.answer["version"])).version
+        roots = {item_id: np.sqrt(feature[:128]) for item_id, feature in goods.items()}
+        vectors = {item_id: root / np.linalg.norm(root) for item_id, root in roots.items()}
+        for item_id, vector in vectors.items():
+            lacks = item_id in ("s22", "s24")
+            doc = {COMPACT: vector.tolist(), COMPACT_VERSION: "of a space before" if lacks else version}
+            search_client.update(index=site.settings.index, id=item_id, doc=doc)
+        search_client.indices.refresh(index=site.settings.index)
+        yield vectors
+
+
+def of_category_40(n: int) -> bool:
+    return n % 2 == 0 and n not in (8, 22, 24)
+
+
+def test_compact_vectors_are_searched_with_and_shown_beside_features(
+    site: Site, goods: Any, compact: Any
+) -> None:
+    asked = "/similar?item_id=s08&category_id=00000040"
+    small = nearest(compact, compact["s08"], of_category_40)
+    plain = nearest(goods, goods["s08"], lambda n: n % 2 == 0 and n != 8)
+    assert len(small) == 10
+    assert small != plain[:10]
+
+    page = site.ask("GET", f"{asked}&by=compact").text
+    assert shown(page) == small
+    assert f"cosine {compact['s08'] @ compact[small[0]]:.3f}" in page
+    assert "10 of them have a compact vector of the feature space" in page
+    assert "the DAG <code>compact_vectors</code> writes the others" in page
+    assert '<option value="compact" selected>' in page
+    assert f"item_id={small[0]}&category_id=00000040&by=compact" in str(Read.of(page).hrefs)
+
+    page = site.ask("GET", f"{asked}&by=both&limit=5").text
+    assert shown(page) == plain[:5] + small[:5]
+    both = len(set(plain[:5]) & set(small[:5]))
+    assert f'<p class="large">{both} of 5</p>' in page
+    assert "nearest items by approximate search were also found by compact vectors" in page
+    assert page.count("only here") == 2 * (5 - both)
+
+    page = site.ask("GET", f"{asked}&by=both&compare=true&limit=5").text
+    assert shown(page) == plain[:5] + small[:5] + plain[:5]
+    assert '<p class="large">5 of 5</p>' in page
+    assert "by exact search were also found by compact vectors" in page
+
+    assert shown(site.ask("GET", asked).text) == plain
+    assert site.ask("GET", f"{asked}&by=nothing").status_code == 422
+
+
+def test_a_photo_is_compared_by_compact_vectors(site: Site, compact: Any, goods: Any, inference: Any) -> None:
+    inference[GIF.decode("latin-1")] = goods["s09"]
+    answer = upload(site, GIF, category_id="00000040", by="compact")
+    assert shown(answer.text) == nearest(compact, compact["s09"], lambda n: of_category_40(n) or n == 8)
+    values = Read.of(answer.text.partition('id="found"')[2].partition("</form>")[0]).values
+    again = site.ask("POST", "/similar", "viewer", data=values | {"category_id": "00000040", "by": "compact"})
+    assert shown(again.text) == shown(answer.text)
+
+
+def test_without_compact_vectors_features_are_compared(site: Site, goods: Any) -> None:
+    page = site.ask("GET", "/similar?item_id=s07&category_id=00000030&by=compact").text
+    assert shown(page) == nearest(goods, goods["s07"], lambda n: n % 2 and n != 7)
+    assert 'name="by"' not in page
+    with published_space(site, {"00000030": 1.0}):
+        page = site.ask("GET", "/similar?item_id=s07&category_id=00000030&by=both").text
+        assert shown(page) == nearest(goods, goods["s07"], lambda n: n % 2 and n != 7)
+        assert "0 of them have a compact vector" in page
 
 
 # A photo or a URL -------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from elasticsearch import helpers
 from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.search.exact import exact_nearest
 from tasks.search.index import SearchIndex
-from tasks.search.mapping import FEATURE, FIELDS, URL, VERSION
+from tasks.search.mapping import COMPACT, COMPACT_VERSION, FEATURE, FIELDS, URL, VERSION
 from tasks.search.queries import Item, Scope
 from tests.shop_fixtures import search_connection, some_vector
 from tests.tasks.search.documents import HALF_WORDS
@@ -96,8 +96,35 @@ def test_an_item_is_not_its_own_neighbour(queries, stocked):
     assert len(found) == 19
     exact = exact_nearest(queries, stocked["08"], scope, 20)
     assert exact.compared == 19
-    assert exact.agreeing(found) == 19
-    assert exact.agreeing(found[:3]) == 3
+    assert {neighbour.item.item_id for neighbour in exact.neighbours} == {
+        f"{n:02}" for n in range(0, 40, 2) if n != 8
+    }
+
+
+def test_compact_vectors_of_another_space_are_never_compared(queries, search_client, stocked):
+    """Nor those of documents whose feature is of another version, or gone."""
+    of_v1 = sorted(stocked)[::2]
+    vectors = {item_id: some_vector(200 + n)[:128] - 0.5 for n, item_id in enumerate(of_v1)}
+    spaces = {item_id: f"space-{n % 2}" for n, item_id in enumerate(of_v1)}
+    for item_id, vector in vectors.items():
+        doc = {COMPACT: vector.tolist(), COMPACT_VERSION: spaces[item_id]}
+        search_client.update(index=queries.name, id=item_id, doc=doc)
+    lost, other = of_v1[:2]
+    search_client.update(index=queries.name, id=lost, doc={FEATURE: None})
+    search_client.update(index=queries.name, id=other, doc={VERSION: "v2"}, refresh=True)
+    query = some_vector(7)[:128] - 0.5
+    for space in ("space-0", "space-1"):
+        scope = Scope("v1", space=space)
+        cosines = {
+            item_id: query @ vector / np.linalg.norm(query) / np.linalg.norm(vector)
+            for item_id, vector in vectors.items()
+            if spaces[item_id] == space and item_id not in (lost, other)
+        }
+        assert queries.count(scope) == len(cosines) == 9
+        found = queries.nearest(query, scope, 20)
+        assert [one.item.item_id for one in found] == sorted(cosines, key=cosines.get, reverse=True)
+        assert [one.cosine for one in found] == pytest.approx(sorted(cosines.values())[::-1], abs=1e-5)
+    assert queries.nearest(query, Scope("v1", space="space-2"), 20) == []
 
 
 def test_features_come_page_by_page_and_whole(queries, stocked, monkeypatch):

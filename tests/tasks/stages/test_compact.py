@@ -39,7 +39,7 @@ class Filled:
 
     def run(self, **changes):
         """Fill, after the counts were seen to agree."""
-        result = compact.run(self.shop.settings(**changes), self.shop.services)
+        result = compact.run(self.shop.settings(**changes), self.shop.services.search)
         assert sum(result["counts"].values()) == result["planned"]
         return result
 
