@@ -15,7 +15,7 @@ from tasks.search.queries import ItemQueries
 from tasks.settings import Settings
 from tasks.shop.connections import Services
 from tasks.space import fit
-from tasks.space.evaluation import FOLDS, evaluated, fold
+from tasks.space.evaluation import FOLDS, evaluated, fold, predicted
 from tasks.space.snapshot import Snapshot
 from tasks.stages.pipeline import run
 
@@ -48,7 +48,7 @@ def measure(photos: Path) -> list[Figure]:
         shop.search.indices.refresh(index=shop.index)
         items = fit.take_snapshot(ItemQueries(services.search, settings.index), settings)
         with Snapshot(fit.snapshot_path(settings)) as snapshot:
-            found, weights = [], []
+            found, weights, probabilities, truth = [], [], [], []
             folds = np.array([fold(item_id) for item_id in snapshot.names()])
             for number in range(FOLDS):
                 held_out = folds == number
@@ -56,7 +56,11 @@ def measure(photos: Path) -> list[Figure]:
                 queries = fit.queries(snapshot, held_out, space)
                 found.append(evaluated(space, snapshot, held_out, queries))
                 weights.append(len(queries.features))
+                probabilities.append(space.categories.probabilities(queries.features))
+                truth += queries.categories
     mean = {name: float(np.average([each[name] for each in found], weights=weights)) for name in _GOALS}
+    # The error of few items is larger than that of all of them, so it is no mean.
+    mean |= predicted(np.concatenate(probabilities), space.categories.categories, np.array(truth, object))
     return [
         Figure("items", items),
         Figure("items searched with", sum(weights)),

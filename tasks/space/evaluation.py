@@ -66,7 +66,7 @@ def evaluated(
 
     plain, compact, near, by_codes = (found[name] for name in ("plain", "compact", "near", "by_codes"))
     return {
-        **_predicted(probabilities, space.categories.categories, truth),
+        **predicted(probabilities, space.categories.categories, truth),
         "first_plain": float(hits(plain)[:, 0].mean()),
         "first_compact": float(hits(compact)[:, 0].mean()),
         "precision_plain": float(hits(plain).mean()),
@@ -78,7 +78,10 @@ def evaluated(
     }
 
 
-def _predicted(probabilities: Floats, categories: Sequence[str], truth: NDArray[Any]) -> dict[str, float]:
+def predicted(probabilities: Floats, categories: Sequence[str], truth: NDArray[Any]) -> dict[str, float]:
+    """How good predicted probabilities [queries, categories] are: `accuracy`, `top_2` and
+    `calibration_error`, see `evaluated`.
+    """
     order = np.argsort(-probabilities, axis=1, kind="stable")
     right = np.array(categories, object)[order[:, :2]] == truth[:, None]
     sure = probabilities.max(axis=1)
