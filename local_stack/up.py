@@ -20,6 +20,7 @@ AIRFLOW_PORT = 8080
 RETRY = "retry_failed_images"
 HOUSEKEEPING = "picture_features_housekeeping"
 SPACE = "feature_space"
+COMPACT = "compact_vectors"
 
 
 def main() -> int:
@@ -50,7 +51,7 @@ def up(images: Path | None) -> None:
         try:
             airflow.unpause(BACKFILL)
             _prepare_photos(running)
-            for dag_id in (NIGHTLY, RETRY, HOUSEKEEPING, SPACE):
+            for dag_id in (NIGHTLY, RETRY, HOUSEKEEPING, SPACE, COMPACT):
                 airflow.unpause(dag_id)
         except BaseException:
             stack.stop(running.folder)

@@ -16,7 +16,7 @@ from tasks.runs.run import Request, Retry, check_category_ids, parse_time
 from tasks.search.document_fields import DocumentFields
 from tasks.search.queries import ItemQueries
 from tasks.settings import Settings
-from tasks.shop.connections import Connection, Services, ledger_from_environment
+from tasks.shop.connections import Services, ledger_from_environment, search_from_environment
 from tasks.shop.ledger import Ledger
 from tasks.stages import pipeline
 from tasks.statuses import Status
@@ -100,16 +100,14 @@ def _space(arguments: argparse.Namespace) -> None:
 
     settings = Settings.load()
     if not arguments.no_snapshot:
-        services = Services.from_environment()
-        fit.take_snapshot(_queries(services.search, settings), settings, progress.bar)
+        fit.take_snapshot(_queries(settings), settings, progress.bar)
     print(fit.described(fit.fit(settings)))
 
 
 def _compact(arguments: argparse.Namespace) -> None:  # noqa: ARG001
     from tasks.stages import compact
 
-    search = Services.from_environment().search
-    print(compact.described(compact.run(Settings.load(), search, progress.bar)))
+    print(compact.described(compact.run(Settings.load(), search_from_environment(), progress.bar)))
 
 
 def _export(arguments: argparse.Namespace) -> None:
@@ -119,8 +117,7 @@ def _export(arguments: argparse.Namespace) -> None:
     if arguments.folder is not None:
         exported = offline.export_folder(arguments.folder, arguments.to, settings, progress.bar)
     else:
-        search = Services.from_environment().search
-        exported = offline.export_index(_queries(search, settings), arguments.to, settings, progress.bar)
+        exported = offline.export_index(_queries(settings), arguments.to, settings, progress.bar)
     for path, reason in exported.refused.items():
         print(path, reason, sep="\t")
     print(f"{exported.items} items in {arguments.to}, {len(exported.refused)} refused", file=sys.stderr)
@@ -145,8 +142,8 @@ def _statuses(arguments: argparse.Namespace) -> None:  # noqa: ARG001
     print(statuses.table())
 
 
-def _queries(search: Connection, settings: Settings) -> ItemQueries:
-    return ItemQueries(search, settings.index, DocumentFields.of(settings))
+def _queries(settings: Settings) -> ItemQueries:
+    return ItemQueries(search_from_environment(), settings.index, DocumentFields.of(settings))
 
 
 def _name(now: datetime) -> str:

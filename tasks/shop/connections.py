@@ -32,7 +32,7 @@ class Services:
         """Read the connections; ELASTICSEARCH_URL serves where AIRFLOW_CONN_SHOP_SEARCH is not set."""
         return cls(
             Connection.from_environment(CATALOGUE),
-            Connection.from_environment(SEARCH, or_url_in="ELASTICSEARCH_URL"),
+            search_from_environment(),
             ledger_from_environment(),
         )
 
@@ -46,11 +46,16 @@ class Services:
         return cls(required(CATALOGUE, find(CATALOGUE)), search_found_by(find), find(LEDGER))
 
 
+def search_from_environment() -> "Connection":
+    """The connection shop_search alone, as `Services.from_environment` reads it."""
+    return Connection.from_environment(SEARCH, or_url_in="ELASTICSEARCH_URL")
+
+
 def search_found_by(find: "Find") -> "Connection":
     """The connection shop_search alone, as `Services.found_by` finds it."""
     found = find(SEARCH)
     if found is None and "ELASTICSEARCH_URL" in os.environ:
-        return Connection.from_environment(SEARCH, or_url_in="ELASTICSEARCH_URL")
+        return search_from_environment()
     return required(SEARCH, found)
 
 

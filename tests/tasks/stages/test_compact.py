@@ -2,11 +2,14 @@
 hooks around the real client."""
 
 import itertools
+import os
+import sys
 from collections import Counter
 
 import numpy as np
 import pytest
 
+from tasks import __main__ as command
 from tasks.errors import ConfigurationError, RunFailedError, ServiceUnavailableError
 from tasks.inference.model import Identity, identity
 from tasks.search.index import SearchIndex
@@ -143,6 +146,23 @@ def test_stopped_half_way_it_does_the_rest(filled, around):
     assert filled.held() == dict.fromkeys(ids, space.version)
     after = filled.shop.sequence_numbers()
     assert {item_id for item_id in ids if after[item_id] == before[item_id]} == set(half)
+
+
+def test_the_command_says_what_it_wrote_and_what_is_missing(filled, monkeypatch, capsys):
+    filled.add("a", "b")
+    search, settings = filled.shop.services.search, filled.shop.settings()
+    for name in [name for name in os.environ if name.startswith(("FEATURES_", "AIRFLOW_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("AIRFLOW_CONN_SHOP_SEARCH", f"http://{search.host}:{search.port}")
+    monkeypatch.setenv("FEATURES_INDEX", settings.index)
+    monkeypatch.setenv("FEATURES_DATA_DIR", str(settings.data_dir))
+    monkeypatch.setattr(sys, "argv", ["tasks", "compact"])
+    assert command.main() == 1
+    assert "Run the DAG feature_space" in capsys.readouterr().err
+    space = filled.publish()
+    assert command.main() == 0
+    assert f"{space.version}: 2 documents with a feature (indexed 2)" in capsys.readouterr().out
+    assert filled.held() == dict.fromkeys("ab", space.version)
 
 
 # In between -------------------------------------------------------------------------------------
