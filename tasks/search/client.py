@@ -17,6 +17,8 @@ _ADVICE = {413: " It was too large: lower FEATURES_BULK_SIZE."}
 _LONGEST_REASON = 300
 """Characters; what stands before a server may answer with a whole page."""
 
+_KEPT_BETWEEN_PAGES = "10m"
+"""Whoever takes a page may write it and wait for a refresh, with several attempts, before the next one."""
 _OF_A_HIT = ("_id", "sort", "fields", "_source", "_seq_no", "_primary_term")
 
 
@@ -50,12 +52,12 @@ class IndexClient:
             what: of the documents is wanted, as in a search.
         """
         with self.errors_explained():
-            point = self.client.open_point_in_time(index=self.name, keep_alive="1m")["id"]
+            point = self.client.open_point_in_time(index=self.name, keep_alive=_KEPT_BETWEEN_PAGES)["id"]
             try:
                 after = None
                 while True:
                     answer = self.client.search(
-                        pit={"id": point, "keep_alive": "1m"},
+                        pit={"id": point, "keep_alive": _KEPT_BETWEEN_PAGES},
                         size=size,
                         query=query,
                         sort=["_shard_doc"],
@@ -71,7 +73,7 @@ class IndexClient:
                     yield hits
                     after = hits[-1]["sort"]
             finally:
-                self.client.close_point_in_time(id=point)
+                self.client.options(ignore_status=404).close_point_in_time(id=point)
 
     @contextmanager
     def errors_explained(self) -> Iterator[None]:
@@ -94,6 +96,11 @@ class IndexClient:
             if error.status_code in (408, 429) or error.status_code >= 500:
                 raise ServiceUnavailableError(
                     f"Elasticsearch at {self.url} answers {error.status_code}: {_reason(error)}. Try later."
+                ) from None
+            if "search_context_missing_exception" in str(error.body):
+                raise ServiceUnavailableError(
+                    f"Elasticsearch at {self.url} has lost the state of {self.name} that was being read, as "
+                    "after a restart or a long pause. Try again."
                 ) from None
             if error.error == "index_not_found_exception":
                 raise ConfigurationError(

@@ -48,7 +48,7 @@ class Space:
         if not features:
             return []
         return [
-            CompactVector(self.version, vector) if vector.any() else None
+            CompactVector(self.version, vector) if vector @ vector > 0 else None
             for vector in self.compact.vectors(np.stack(features))
         ]
 

@@ -252,6 +252,24 @@ def test_another_space_that_is_published_meanwhile_ends_it(filled, around):
     assert filled.held() == dict.fromkeys("abc", seconds[0].version)
 
 
+def test_a_state_of_the_index_that_is_lost_may_be_there_again_later(filled, around, monkeypatch):
+    """As after a restart of Elasticsearch."""
+    filled.add("a", "b", "c")
+    filled.publish()
+    client, opened = filled.shop.client, []
+    real = type(client).open_point_in_time
+
+    def noted(self, **arguments):
+        opened.append(real(self, **arguments)["id"])
+        return {"id": opened[-1]}
+
+    monkeypatch.setattr(type(client), "open_point_in_time", noted)
+    around("write", lambda *_: client.close_point_in_time(id=opened[0]))
+    with pytest.raises(ServiceUnavailableError, match="has lost the state of"):
+        filled.run(bulk_size=1, bulk_requests=1)
+    assert filled.run()["planned"] == 3
+
+
 def test_what_searches_do_not_find_is_not_counted_as_indexed(filled, around):
     filled.add("a", "b", "c")
     space = filled.publish()
