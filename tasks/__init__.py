@@ -7,6 +7,7 @@
 | `serve/` | the inference process behind the HTTP API |
 | `stages/` | plan, download, extract, index, summarise, and a whole run of them without Airflow |
 | `housekeeping` | what old runs left on disk goes |
+| `duplicates/` | items that show the same picture, in groups |
 | `space/` | what is learnt from all features together: compact vectors, codes, categories |
 | `search/` | Elasticsearch: what the index must be, holds and takes |
 | `inference/` | the model and its graph |

@@ -110,6 +110,15 @@ def _compact(arguments: argparse.Namespace) -> None:  # noqa: ARG001
     print(compact.described(compact.run(Settings.load(), search_from_environment(), progress.bar)))
 
 
+def _duplicates(arguments: argparse.Namespace) -> None:  # noqa: ARG001
+    from tasks.duplicates import find
+    from tasks.inference.model import identity
+
+    settings = Settings.load()
+    report = find.find(search_from_environment(), identity(settings), settings, progress.bar)
+    print(find.described(report))
+
+
 def _export(arguments: argparse.Namespace) -> None:
     from tasks import offline
 
@@ -207,6 +216,11 @@ def _parser() -> argparse.ArgumentParser:
         "compact", help="write the space's compact vectors into all documents, from their features"
     )
     compact.set_defaults(command=_compact)
+
+    duplicates = commands.add_parser(
+        "duplicates", help="bring items that show the same picture into groups, in the index"
+    )
+    duplicates.set_defaults(command=_duplicates)
 
     export = commands.add_parser("export", help="write features into a file that `find` searches")
     export.set_defaults(command=_export)

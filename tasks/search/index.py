@@ -17,6 +17,7 @@ from tasks.search.mapping import (
     COMPACT_VERSION,
     FEATURE,
     FIELDS,
+    GROUP,
     IMAGE,
     PACKED,
     PACKED_COMPACT,
@@ -61,6 +62,8 @@ class Document:
     at: datetime | None
     compact_version: str | None
     """Of the space that its compact vector is of."""
+    group: str | None
+    """Of the items that show the same picture."""
     seq_no: int
     primary_term: int
 
@@ -368,7 +371,7 @@ class SearchIndex(IndexClient):
 
     @property
     def _read(self) -> list[str]:
-        return [*filter(None, [self.fields.url]), VERSION, URL, IMAGE, AT, COMPACT_VERSION]
+        return [*filter(None, [self.fields.url]), VERSION, URL, IMAGE, AT, COMPACT_VERSION, GROUP]
 
     def _document(self, found: Mapping[str, Any]) -> Document:
         source = found.get("_source", {})
@@ -380,6 +383,7 @@ class SearchIndex(IndexClient):
             image=source.get(IMAGE),
             at=_time(source.get(AT)),
             compact_version=source.get(COMPACT_VERSION),
+            group=source.get(GROUP),
             seq_no=found["_seq_no"],
             primary_term=found["_primary_term"],
         )

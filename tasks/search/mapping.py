@@ -22,6 +22,7 @@ IMAGE = "imagenet_feature_image"
 AT = "imagenet_feature_at"
 COMPACT = "imagenet_feature_compact"
 COMPACT_VERSION = "imagenet_feature_compact_version"
+GROUP = "imagenet_feature_group"
 
 
 def _vector(dims: int) -> dict[str, Any]:
@@ -44,6 +45,7 @@ FIELDS: dict[str, dict[str, Any]] = {
     AT: {"type": "date"},
     COMPACT: _vector(128),
     COMPACT_VERSION: {"type": "keyword"},
+    GROUP: {"type": "keyword"},
 }
 """The fields we add to the shop's documents."""
 

@@ -15,6 +15,7 @@ from tasks.search.document_fields import values
 from tasks.search.mapping import (
     COMPACT,
     FEATURE,
+    GROUP,
     PACKED,
     URL,
     VERSION,
@@ -78,6 +79,16 @@ class Neighbour:
     item: Item
     cosine: float
     """Of the angle between the two features, or compact vectors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Items that show the same picture."""
+
+    group: str
+    documents: int
+    items: tuple[Item, ...]
+    """Some of them, by their ids."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,6 +239,37 @@ class ItemQueries(IndexClient):
             answer = self.search(size=0, query=self._within(scope), track_total_hits=True)
         total: int = answer["hits"]["total"]["value"]
         return total
+
+    def largest_groups(self, version: str, at_most: int, shown: int) -> list[Group]:
+        """The largest groups of items with a feature of `version`, so many at most and of two items at least,
+        with so many of their items.
+        """
+        groups = {
+            "terms": {"field": GROUP, "size": at_most, "min_doc_count": 2},
+            "aggs": {"items": {"top_hits": {"size": shown, "_source": self._shown}}},
+        }
+        with self.errors_explained():
+            answer = self.search(size=0, query=of_version(version), aggs={"groups": groups})
+        return [
+            Group(bucket["key"], bucket["doc_count"], self._in_order(bucket["items"]["hits"]["hits"]))
+            for bucket in answer["aggregations"]["groups"]["buckets"]
+        ]
+
+    def group(self, group: str, version: str, shown: int) -> Group:
+        """One group of items with a feature of `version`, with so many of them."""
+        with self.errors_explained():
+            answer = self.search(
+                size=shown,
+                query={"bool": {"filter": [of_version(version), {"term": {GROUP: group}}]}},
+                sort=["_doc"],
+                track_total_hits=True,
+                source=self._shown,
+            )
+        hits = answer["hits"]
+        return Group(group, hits["total"]["value"], self._in_order(hits["hits"]))
+
+    def _in_order(self, hits: Sequence[Mapping[str, Any]]) -> tuple[Item, ...]:
+        return tuple(sorted((self._item(hit) for hit in hits), key=lambda item: item.item_id))
 
     def nearest(self, vector: NDArray[np.float32], scope: Scope, at_most: int) -> list[Neighbour]:
         """The nearest items, nearest first, by Elasticsearch's approximate search.

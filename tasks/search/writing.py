@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from tasks.errors import ServiceUnavailableError
 from tasks.search.index import Document, Held, SearchIndex
-from tasks.search.mapping import AT, COMPACT, COMPACT_VERSION, FEATURE, IMAGE, URL, VERSION
+from tasks.search.mapping import AT, COMPACT, COMPACT_VERSION, FEATURE, GROUP, IMAGE, URL, VERSION
 from tasks.statuses import Status
 
 CONFLICT = 409
@@ -269,6 +269,10 @@ class Writer:
             fields |= compact_fields(compact)
         elif document and document.compact_version:
             fields |= NO_COMPACT
+        # Another picture leaves the group of the one before: from now on it is with those of the same bytes,
+        # until tasks/duplicates/ has compared it.
+        if document is None or document.group is None or document.image != item.image:
+            fields[GROUP] = item.image
         if self._create:
             fields = self._index.fields.document(item.row) | fields
         if document is None:

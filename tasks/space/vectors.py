@@ -60,6 +60,10 @@ class Compact:
         directions *= np.sign(directions[np.abs(directions).argmax(axis=0), range(directions.shape[1])])
         return cls(mean.astype(np.float32), directions.astype(np.float32))
 
+    def centred(self, features: Floats) -> Floats:
+        """The square roots [n, dims] of features, centred, each of length 1."""
+        return _unit(roots(features) - self.mean)
+
     def vectors(self, features: Floats) -> Floats:
         """Compact vectors [n, 128] of features [n, dims], each of length 1."""
         return _unit((roots(features) - self.mean) @ self.directions)

@@ -20,7 +20,12 @@ DAGS = REPOSITORY / "dags"
 
 FEATURE_DAGS = {"nightly_feature_index", "category_backfill", "retry_failed_images"}
 """Those with the stages from plan to summarise."""
-DAG_IDS = FEATURE_DAGS | {"picture_features_housekeeping", "feature_space", "compact_vectors"}
+DAG_IDS = FEATURE_DAGS | {
+    "picture_features_housekeeping",
+    "feature_space",
+    "compact_vectors",
+    "near_duplicates",
+}
 """A DAG that is not named here is not tested either: add it, and its tests."""
 
 QUEUES = {"picture_features_io", "picture_features_gpu"}
@@ -372,3 +377,19 @@ def test_dags_and_plugins_use_nothing_of_airflow_that_is_private():
                 assert not (isinstance(node, ast.Attribute) and node.attr == "import_module"), path
     assert used.pop("airflow.sdk") <= set(sdk.__all__)
     assert used == {module: names for module, names in AIRFLOW.items() if names}
+
+
+def _events(*counts):
+    """What a run gets that other runs have started."""
+    events = [SimpleNamespace(extra={"counts": count} if count is not None else {}) for count in counts]
+    return {"triggering_asset_events": {"picture_features": events} if events else {}}
+
+
+def test_near_duplicates_are_sought_when_a_run_has_written_features(dags):
+    from dags.near_duplicates import _written
+
+    (asset,) = dags["near_duplicates"].timetable.asset_condition.objects
+    assert asset.name == "picture_features"
+    assert _written(_events())
+    assert _written(_events({"planned": 3, "current": 3}, {"planned": 5, "indexed": 1}))
+    assert not _written(_events({"planned": 3, "current": 3}, {}, None))

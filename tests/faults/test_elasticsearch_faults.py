@@ -28,7 +28,7 @@ from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.runs import packs
 from tasks.runs.run import Chunk, Request
 from tasks.search.index import SearchIndex
-from tasks.search.mapping import AT, FEATURE, IMAGE, URL, VERSION
+from tasks.search.mapping import AT, FEATURE, GROUP, IMAGE, URL, VERSION
 from tasks.shop.connections import Services
 from tasks.stages import index, plan
 from tasks.statuses import Status
@@ -560,7 +560,7 @@ def test_a_server_killed_in_the_middle_of_the_bulks_and_started_again(sqlite_sho
 # The server that tests start has no processors of use, and pipelines do not see partial updates: so what they
 # do to documents is done on the way, as where a pipeline is given with each request.
 
-KEPT = {FEATURE, VERSION, URL, IMAGE, AT}
+KEPT = {FEATURE, VERSION, URL, IMAGE, AT, GROUP}
 
 
 def halved(document):

@@ -23,7 +23,7 @@ from local_stack.process import free_port
 from tasks.errors import RunFailedError
 from tasks.runs import packs, reports
 from tasks.runs.run import Request
-from tasks.search.mapping import AT, FEATURE, IMAGE, URL, VERSION
+from tasks.search.mapping import AT, FEATURE, GROUP, IMAGE, URL, VERSION
 from tasks.stages import pipeline
 from tests.scripted_server import Exchange, Reply, ScriptedServer, drip, endless, redirect
 from tests.shop_fixtures import CATEGORY, sqlite_catalogue
@@ -216,7 +216,7 @@ def test_each_fault_has_its_status_and_touches_no_other_item(sqlite_shop, stock,
     # The documents: a feature where there should be one, and nothing else has changed.
     after = shop.sources()
     assert set(after) == set(before)
-    ours = {FEATURE, VERSION, URL, IMAGE, AT}
+    ours = {FEATURE, VERSION, URL, IMAGE, AT, GROUP}
     for item_id, source in after.items():
         assert {key: value for key, value in source.items() if key not in ours} == before[item_id]
         assert (VERSION in source) == (stock.statuses[item_id] == "indexed")

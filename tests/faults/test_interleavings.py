@@ -30,7 +30,7 @@ from tasks.errors import ServiceUnavailableError
 from tasks.runs import packs
 from tasks.runs.run import Request
 from tasks.search.index import SearchIndex
-from tasks.search.mapping import AT, FEATURE, IMAGE, URL, VERSION
+from tasks.search.mapping import AT, FEATURE, GROUP, IMAGE, URL, VERSION
 from tasks.shop.connections import Services
 from tasks.stages import index, plan
 from tests.fault_proxy import cut_request, first, items_fail, passed_on, truncated, unanswered
@@ -45,7 +45,7 @@ from tests.shop_fixtures import (
 )
 
 EXAMPLES = int(os.environ.get("INTERLEAVINGS", "10"))
-OURS = {FEATURE, VERSION, URL, IMAGE, AT}
+OURS = {FEATURE, VERSION, URL, IMAGE, AT, GROUP}
 
 ITEMS = ("a", "b", "c")
 SHARED = "https://pictures.example/shared.jpg"

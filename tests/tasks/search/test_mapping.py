@@ -4,7 +4,7 @@ import pytest
 
 from tasks.errors import ConfigurationError
 from tasks.search.index import SearchIndex
-from tasks.search.mapping import AT, COMPACT, COMPACT_VERSION, FEATURE, IMAGE, URL, VERSION
+from tasks.search.mapping import AT, COMPACT, COMPACT_VERSION, FEATURE, GROUP, IMAGE, URL, VERSION
 from tests.shop_fixtures import search_connection
 from tests.tasks.search.documents import put, with_feature
 
@@ -41,6 +41,7 @@ def test_an_index_that_is_not_there_is_created_whole(search, search_client, inde
         "imagenet_feature_image": {"type": "keyword"},
         "imagenet_feature_at": {"type": "date"},
         "imagenet_feature_compact_version": {"type": "keyword"},
+        "imagenet_feature_group": {"type": "keyword"},
         "item_id": {"type": "keyword"},
         "item_name": {"type": "text"},
         "category_id": {"type": "keyword"},
@@ -72,6 +73,7 @@ def test_fields_are_added_to_an_index_that_was_mapped_dynamically(search, search
         AT,
         COMPACT,
         COMPACT_VERSION,
+        GROUP,
     }
     assert after[FEATURE]["index_options"]["type"] == "int8_hnsw"
     assert search_client.get(index=index, id="007")["_source"] == document

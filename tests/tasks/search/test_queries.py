@@ -3,6 +3,7 @@
 import pytest
 
 from tasks.errors import ConfigurationError
+from tasks.search.mapping import GROUP
 from tests.tasks.search.documents import put, with_feature
 
 SHOP = {
@@ -86,3 +87,25 @@ def test_the_newest_are_those_that_were_written_last(queries, search, search_cli
     put(search_client, index, "3", **with_feature("u", "v1", 1))
     assert [item.item_id for item in queries.newest("v1", 2)] == ["3", "0"]
     assert queries.newest("v3", 2) == []
+
+
+def test_the_largest_groups_come_first_with_some_of_their_items(queries, search, search_client, index):
+    search.prepare()
+    assert queries.largest_groups("v1", 10, 2) == []
+    groups = {"x": ["5", "1", "3"], "y": ["2", "4"], "z": ["6"], "other": ["7", "8"]}
+    for group, item_ids in groups.items():
+        for item_id in item_ids:
+            ours = with_feature(f"https://p/{item_id}", "v2" if group == "other" else "v1", int(item_id))
+            put(search_client, index, item_id, item_name=f"item {item_id}", **ours | {GROUP: group})
+    found = queries.largest_groups("v1", 10, 2)
+    assert [(group.group, group.documents) for group in found] == [("x", 3), ("y", 2)]
+    assert [item.item_id for item in found[1].items] == ["2", "4"]
+    shown = [item.item_id for item in found[0].items]
+    assert len(shown) == 2
+    assert shown == sorted(set(shown) & set(groups["x"]))
+    assert found[1].items[0].item_name == "item 2"
+    assert [group.group for group in queries.largest_groups("v1", 1, 2)] == ["x"]
+
+    whole = queries.group("x", "v1", 10)
+    assert (whole.documents, [item.item_id for item in whole.items]) == (3, ["1", "3", "5"])
+    assert queries.group("none", "v1", 10).documents == 0

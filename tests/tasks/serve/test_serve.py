@@ -27,7 +27,7 @@ from local_stack import inference
 from tasks.errors import ConfigurationError
 from tasks.inference import model
 from tasks.inference.model import feature_version
-from tasks.search.mapping import AT, FEATURE, IMAGE, URL, VERSION
+from tasks.search.mapping import AT, FEATURE, GROUP, IMAGE, URL, VERSION
 from tasks.serve import __main__ as serve
 from tasks.serve.client import Answer, Inference, InferenceError
 from tasks.settings import REPOSITORY, Settings
@@ -186,7 +186,7 @@ def test_a_feature_is_added_to_the_document(serving: Serving, keras_features: di
     }
     source, vector = held(serving, serving.settings.index, "4816000185")
     assert before.items() <= source.items()
-    assert set(source) - set(before) == {VERSION, URL, IMAGE, AT}
+    assert set(source) - set(before) == {VERSION, URL, IMAGE, AT, GROUP}
     assert (source[VERSION], source[URL]) == (version, url)
     assert datetime.now(UTC) - datetime.fromisoformat(source[AT]) < timedelta(minutes=1)
     np.testing.assert_allclose(vector, keras_features[2], atol=1e-3)
@@ -205,7 +205,7 @@ def test_a_whole_document_is_written(serving: Serving, keras_features: dict[int,
     assert json.loads(answer.body)["index"] == serving.settings.serve_index
     source, vector = held(serving, serving.settings.serve_index, "007")
     assert {name: source[name] for name in given} == given
-    assert set(source) - set(given) == {VERSION, URL, IMAGE, AT}
+    assert set(source) - set(given) == {VERSION, URL, IMAGE, AT, GROUP}
     np.testing.assert_allclose(vector, keras_features[3], atol=1e-3)
 
 

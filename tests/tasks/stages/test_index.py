@@ -19,7 +19,7 @@ from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.inference.model import Identity
 from tasks.runs import packs
 from tasks.search.index import SearchIndex
-from tasks.search.mapping import AT, COMPACT, COMPACT_VERSION, FEATURE, IMAGE, URL, VERSION
+from tasks.search.mapping import AT, COMPACT, COMPACT_VERSION, FEATURE, GROUP, IMAGE, URL, VERSION
 from tasks.search.writing import Writer
 from tasks.space.published import folder, publish, published
 from tasks.space.vectors import roots
@@ -140,7 +140,7 @@ def test_other_fields_keep_their_values(sqlite_shop):
     prepare(shop)
     assert run(shop, shop.chunk({"a": some_vector(1)})) == {"a": "indexed"}
     after = shop.sources()["a"]
-    ours = {FEATURE, VERSION, URL, IMAGE, AT}
+    ours = {FEATURE, VERSION, URL, IMAGE, AT, GROUP}
     assert {name: value for name, value in after.items() if name not in ours} == before
     assert shop.client.count(index=shop.index, q="nested.deep.er.y:ü")["count"] == 1
 
@@ -388,6 +388,26 @@ def test_newer_work_is_not_overwritten(sqlite_shop):
     assert run(shop, stale) == {"a": "superseded", "b": "indexed"}
     assert shop.sequence_numbers()["a"] == before["a"]
     assert holds(shop, "a", some_vector(3))
+
+
+def group(shop, item_id):
+    return shop.sources()[item_id][GROUP]
+
+
+def test_another_picture_leaves_the_group_and_the_same_one_stays_in_it(sqlite_shop):
+    shop = sqlite_shop
+    shop.stock("a", "b")
+    prepare(shop)
+    assert run(shop, shop.chunk({"a": some_vector(1), "b": some_vector(1)}, run="first"))["a"] == "indexed"
+    picture = shop.sources()["a"][IMAGE]
+    assert group(shop, "a") == group(shop, "b") == picture, "the same bytes are the same picture"
+    shop.client.update(index=shop.index, id="a", doc={GROUP: "that of another picture"})
+
+    assert run(shop, shop.chunk({"a": some_vector(1)}, run="again")) == {"a": "indexed"}
+    assert group(shop, "a") == "that of another picture"
+
+    assert run(shop, shop.chunk({"a": some_vector(2)}, run="changed")) == {"a": "indexed"}
+    assert group(shop, "a") == shop.sources()["a"][IMAGE] != picture
 
 
 def test_older_work_is_overwritten(sqlite_shop):
