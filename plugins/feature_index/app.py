@@ -12,7 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from plugins.feature_index import api, failures, services, similar
+from plugins.feature_index import api, duplicates, failures, services, similar
 from plugins.feature_index.access import BACKFILL, DAGS, NIGHTLY, READ, start
 from plugins.feature_index.bodies import LimitedBodies
 from plugins.feature_index.pages import page
@@ -49,6 +49,7 @@ def create_app() -> FastAPI:
     app.include_router(router)
     app.include_router(failures.router)
     app.include_router(similar.router)
+    app.include_router(duplicates.router)
     app.add_middleware(LimitedBodies)
     app.include_router(api.router)
     app.include_router(api.pages)

@@ -278,6 +278,7 @@ def test_pages_fit_a_phone_in_light_and_dark(
             report,
             "/api",
             "/similar",
+            "/duplicates",
             f"/similar?item_id={similar.item_id}",
         ):
             admin.open(ROOT + page)
