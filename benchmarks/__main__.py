@@ -8,6 +8,7 @@ from pathlib import Path
 from benchmarks import (
     airflow_cost,
     api,
+    compact,
     download,
     duplicates,
     failing_items,
@@ -57,6 +58,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "duplicates": lambda arguments: duplicates.measure(arguments.rounds),
     "api": lambda arguments: api.measure(arguments.photos),
     "space": lambda arguments: space.measure(arguments.photos),
+    "compact": lambda arguments: compact.measure(arguments.photos),
     "photo_search": lambda arguments: photo_search.measure(arguments.photos),
     "feature_file": lambda _: feature_file.measure(),
     "airflow_cost": lambda arguments: airflow_cost.measure(arguments.photos, arguments.rounds),

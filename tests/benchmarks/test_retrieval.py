@@ -1,11 +1,14 @@
 """The features of a real shop's photos are good for search, exact and as Elasticsearch finds them."""
 
 import csv
+import hashlib
 import shutil
 
+import numpy as np
 import pytest
+from sklearn.decomposition import PCA
 
-from benchmarks import retrieval
+from benchmarks import compact, retrieval
 from benchmarks.figures import Figure, table
 from benchmarks.record import DOCS
 from benchmarks.shop import running_shop
@@ -35,6 +38,40 @@ def sample(shop_photos, tmp_path):
         writer.writeheader()
         writer.writerows(chosen)
     return tmp_path
+
+
+@pytest.mark.model
+def test_compact_vectors_find_what_scikit_learn_s_find(sample, elasticsearch_url, monkeypatch, capsys):
+    monkeypatch.setenv("ELASTICSEARCH_URL", elasticsearch_url)
+    with running_shop(sample) as shop:
+        remember_model(shop.data_dir)
+        figures = compact.found(shop)
+        ids, categories, features = retrieval.read_back(shop)
+    with capsys.disabled():
+        print(f"\n{table('compact', figures)}")
+
+    value = {figure.name: figure.value for figure in figures}
+    items = OF_EACH_CATEGORY * CATEGORIES
+    assert value["items searched with"] == items
+    roots = np.sqrt(features / np.linalg.norm(features, axis=1, keepdims=True))
+    roots /= np.linalg.norm(roots, axis=1, keepdims=True)
+    folds = np.array([int.from_bytes(hashlib.sha256(item.encode()).digest()) % 5 for item in ids])
+    hits = []
+    for number in range(5):
+        out = folds == number
+        pca = PCA(128, svd_solver="full").fit(roots[~out])
+        vectors = pca.transform(roots)
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        nearest = np.argsort(-(vectors[out] @ vectors[~out].T), axis=1)[:, :5]
+        hits.append(categories[~out][nearest] == categories[out][:, np.newaxis])
+    same = np.concatenate(hits)
+    # Elasticsearch chooses whom to compare exactly by rounded vectors.
+    assert value["1-NN accuracy, compact vectors"] == pytest.approx(same[:, 0].mean(), abs=0.0224)
+    assert value["precision at 5, compact vectors"] == pytest.approx(same.mean(), abs=0.0224)
+    # A byte a number, and what Elasticsearch keeps beside to correct them.
+    beside = value["bytes of a compact int8 vector"] - 128
+    assert 0 <= beside <= 16
+    assert value["bytes of a feature's int8 vector"] == 2048 + beside
 
 
 @pytest.mark.model
