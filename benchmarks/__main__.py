@@ -16,6 +16,7 @@ from benchmarks import (
     feed,
     index_types,
     indexing,
+    ledger,
     memory,
     model_speed,
     pages,
@@ -66,6 +67,7 @@ BENCHMARKS: dict[str, Callable[[argparse.Namespace], list[Figure]]] = {
     "precision": lambda arguments: precision.measure(arguments.photos),
     "retrieval": _retrieval,
     "index_types": _index_types,
+    "ledger": lambda arguments: ledger.measure(arguments.photos, arguments.rounds),
     "pages": lambda arguments: pages.measure(arguments.rounds),
     "failing_items": lambda arguments: failing_items.measure(arguments.photos),
 }

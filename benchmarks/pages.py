@@ -1,4 +1,4 @@
-"""Do the Feature index pages stay fast? A million documents, a million failures, a hundred reports.
+"""Do the Feature index pages stay fast? A million documents, five million failures, a hundred reports.
 
 The documents have vectors of eight numbers instead of 2048, which changes nothing but how long it takes to
 make them and to compare two. What exact search costs with whole features is measured beside it, on as many
@@ -7,14 +7,13 @@ documents as it takes at most.
 
 import json
 import os
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, closing
+from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -23,6 +22,7 @@ import numpy as np
 from elasticsearch import Elasticsearch, helpers
 
 from benchmarks.figures import Figure
+from benchmarks.ledger import CATEGORIES, fill_sqlite
 from benchmarks.shop import index_of_our_own, surroundings
 from local_stack import airflow
 from local_stack.process import free_port
@@ -37,11 +37,10 @@ from tasks.search.mapping import FEATURE, FIELDS, VERSION
 from tasks.search.queries import ItemQueries, Scope
 from tasks.settings import REPOSITORY, Settings
 from tasks.shop.connections import SEARCH, Connection
-from tasks.statuses import Status
+from tasks.shop.ledger import Ledger
 
 DOCUMENTS = 1_000_000
-CATEGORIES = 400
-FAILURES = 1_000_000
+FAILURES = 5_000_000
 REPORTS = 100
 DIMENSIONS = 8
 REQUESTS = 30
@@ -132,32 +131,10 @@ def _fill(search: Elasticsearch, index: str, documents: Iterator[dict[str, Any]]
 
 
 def _fill_ledger(settings: Settings) -> None:
-    """A ledger of as many failures as documents, one a second."""
+    """A ledger with its failures."""
     settings.data_dir.mkdir(parents=True, exist_ok=True)
-    statuses = [status.value for status in Status if status.failure or status.retried]
-    with closing(sqlite3.connect(settings.data_dir / "ledger.db")) as ledger, ledger:
-        for statement in sorted((REPOSITORY / "sql" / "ledger").glob("create_*.sql")):
-            ledger.execute(statement.read_text())
-        ledger.execute(
-            """
-            insert into failures
-            with recursive numbers (n) as (select 0 union all select n + 1 from numbers where n + 1 < :count)
-            select printf('%010d', n), printf('%08d', n % :categories),
-                printf('https://pictures.example/%010d.jpg', n),
-                json_extract(:statuses, '$[' || (n % :kinds) || ']'), 'the server answered 404', 1,
-                datetime('2026-10-01', n || ' seconds') || '.000000',
-                datetime('2026-10-01', n || ' seconds') || '.000000',
-                iif(n % 3, datetime('2026-10-02', n || ' seconds') || '.000000', null),
-                'plan-1', '2026-10-01 00:00:00.000000'
-            from numbers
-            """,
-            {
-                "count": FAILURES,
-                "categories": CATEGORIES,
-                "statuses": json.dumps(statuses),
-                "kinds": len(statuses),
-            },
-        )
+    fill_sqlite(settings.data_dir / "ledger.db", FAILURES)
+    Ledger(None, settings).counts()  # which brings it up to date
 
 
 def _write_reports(settings: Settings) -> None:

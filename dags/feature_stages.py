@@ -126,7 +126,7 @@ def feature_stages(make_request: MakeRequest, on_failure: Callable[[Context], No
         from tasks.stages import plan as stage
 
         context = get_current_context()
-        planned = stage.run(make_request(context), Settings.load(), services(), progress())
+        planned = stage.run(make_request(context), Settings.load(), services(), progress(), is_active)
         # Relative, because workers may mount the data dir at different places.
         folder = str(planned.folder.relative_to(Settings.load().data_dir))
         context["ti"].xcom_push(key="plan", value=folder)
@@ -198,6 +198,13 @@ def ledger() -> Ledger:
     from tasks.shop.ledger import Ledger
 
     return Ledger(_connection(LEDGER), Settings.load())
+
+
+def is_active(dag: str, run: str) -> bool:
+    """Whether Airflow has this run queued or running."""
+    ti = get_current_context()["ti"]
+    # A count, because it is 0 of a run that Airflow does not know, such as one without Airflow.
+    return ti.get_dr_count(dag_id=dag, run_ids=[run], states=["queued", "running"]) > 0
 
 
 def filled_in(lines: list[str] | None) -> tuple[str, ...]:

@@ -23,9 +23,9 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from airflow.sdk import DAG, get_current_context, task
+from airflow.sdk import DAG, task
 
-from dags.feature_stages import IO, SEARCHING, TAGS, UPKEEP, default_args
+from dags.feature_stages import IO, SEARCHING, TAGS, UPKEEP, default_args, is_active
 from tasks.settings import Settings
 
 
@@ -33,12 +33,6 @@ from tasks.settings import Settings
 def remove_expired() -> dict[str, int]:
     """Remove what has expired and belongs to no run that is queued or running."""
     from tasks import housekeeping
-
-    ti = get_current_context()["ti"]
-
-    def is_active(dag: str, run: str) -> bool:
-        # A count, because it is 0 of a run that Airflow does not know, such as one without Airflow.
-        return ti.get_dr_count(dag_id=dag, run_ids=[run], states=["queued", "running"]) > 0
 
     return housekeeping.run(Settings.load(), is_active)
 

@@ -13,6 +13,10 @@ hours; after ten runs it is given up and stays listed. What only a person can me
 picture that is too large) does not come back by itself: docs/statuses.md explains each status. An item that
 succeeds, or leaves the catalogue, leaves the ledger; one whose URL changes starts again at the first attempt.
 
+**How many.** An hourly run takes `FEATURES_RETRY_ITEMS` at most, the longest due first; the report says how
+many more are due. Items of a run that is queued or running are left to it. An hour in which nothing was due
+leaves no report. Once a day the run also looks through what is given up, which need not be listed for ever.
+
 **By hand.** Trigger the DAG with categories, statuses or item ids to retry the items that match all of these,
 due or not, given up or not, for example after a host was allowed or a limit raised. With nothing filled in it
 retries what is due.
@@ -53,6 +57,7 @@ def _request(context: Context) -> Request:
             statuses=tuple(map(Status, filled_in(params["statuses"]))),
             item_ids=filled_in(params["item_ids"]),
         ),
+        scheduled=context["dag_run"].run_type == "scheduled",
     )
 
 

@@ -24,12 +24,10 @@ from typing import Any, TypeVar
 
 from tasks import files
 from tasks.errors import ServiceUnavailableError
+from tasks.runs.run import IsActive
 from tasks.settings import Settings
 
 log = logging.getLogger(__name__)
-
-IsActive = Callable[[str, str], bool]
-"""Whether a run, by the names of its DAG and its own, is queued or running."""
 
 T = TypeVar("T")
 

@@ -125,6 +125,8 @@ class Settings(BaseSettings):
     """Runs that try an item, the first one included, before the hourly retry gives it up."""
     retry_first_hours: float = Field(default=1.0, gt=0, le=24)
     """Hours from the first failure to the first retry; each later wait is twice as long, up to a day."""
+    retry_items: int = Field(default=50_000, ge=1)
+    """Items that one hourly retry takes at most, the longest due first; the next ones take the others."""
 
     serve_socket: Path = Path("serve.sock")
     """Where `python -m tasks.serve` listens, a Unix socket; a relative path is one in the data dir."""

@@ -1,4 +1,5 @@
 -- How many failures of each status wait for a retry, and how many no schedule tries again.
-select status, count(next_at) as waiting, count(*) - count(next_at) as given_up
-from failures
-group by status
+select status, waiting, given_up
+from failure_counts
+where waiting > 0
+   or given_up > 0

@@ -1,7 +1,9 @@
--- The failures to try again by :now, those of one URL together, a page at a time.
-select item_id, category_id, img_url, status, reason, attempts, first_at, last_at, next_at, planned_at
+-- The failures to try again by :now, the longest due first, a page at a time; not those of some plans.
+select
+    item_id, category_id, img_url, status, reason, attempts, first_at, last_at, next_at, plan_id, planned_at
 from failures
 where next_at <= :now
-  and (coalesce(img_url, ''), item_id) > (:after_img_url, :after_item_id)
-order by coalesce(img_url, ''), item_id
+  and (next_at, item_id) > (:after_next_at, :after_item_id)
+  and plan_id not in :left_out
+order by next_at, item_id
 limit :at_most

@@ -1,7 +1,9 @@
--- The failures that no schedule tries again, those of one URL together, a page at a time.
-select item_id, category_id, img_url, status, reason, attempts, first_at, last_at, next_at, planned_at
+-- The failures that no schedule tries again, a page at a time. All have the same next_at, which is in the order
+-- so that PostgreSQL, too, reads them in that of the index.
+select
+    item_id, category_id, img_url, status, reason, attempts, first_at, last_at, next_at, plan_id, planned_at
 from failures
 where next_at is null
-  and (coalesce(img_url, ''), item_id) > (:after_img_url, :after_item_id)
-order by coalesce(img_url, ''), item_id
+  and item_id > :after_item_id
+order by next_at, item_id
 limit :at_most

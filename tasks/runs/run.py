@@ -9,7 +9,7 @@ Every planning makes a new plan id, so nothing of an earlier plan is taken for t
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -40,6 +40,15 @@ class Origin(StrEnum):
         "Registered or changed before it: in a night that was missed, or the day of overlap.",
     )
     RECONCILED = "reconciled", "Its document lacked a current feature, and nothing explains why."
+
+
+IsActive = Callable[[str, str], bool]
+"""Whether a run, by the names of its DAG and its own, is queued or running."""
+
+
+def never_active(_dag: str, _run: str) -> bool:
+    """What is known of runs where Airflow is not asked."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -165,6 +174,8 @@ class Plan:
     """In a run that reconciles: the documents without a current feature, by what becomes of them."""
     preview: Mapping[str, Any] = field(default_factory=dict)
     """In a dry run: the expected traffic and time."""
+    swept: bool = False
+    """Whether a retry looked through what is given up, too."""
     fingerprint: str = ""
     """Of the model that the features will be of; empty in a plan of an earlier release."""
 

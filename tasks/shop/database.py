@@ -1,6 +1,7 @@
 """A SQL database behind a connection, and the statements of sql/ that run in it."""
 
 import itertools
+import re
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,10 @@ STATEMENTS = REPOSITORY / "sql"
 
 PATIENCE = 60
 """Seconds to wait for SQLite's lock while another process writes."""
+
+_OPTIONAL = re.compile(r"^.*:(\w+).* -- optional$", re.MULTILINE)
+"""A filter that counts only when its value is given. A condition that says so itself, as in (:any or …),
+would keep SQLite from using the column's index."""
 
 _CHAR = {"postgresql": 1042, "mysql": 254}
 """Each database's number of the type `char(n)`; SQLite's has no padding."""
@@ -164,7 +169,8 @@ class Transaction:
         `parameters`.
 
         Args:
-            parameters: values by their names in the statement; a list is for `in`.
+            parameters: values by their names in the statement; a list is for `in`. Without a value, a line
+                that ends with "-- optional" is left out.
             at_once: stream the rows, so many at a time, instead of holding all.
             within: another statement, to be run around this one: where it says {statement}.
 
@@ -176,6 +182,9 @@ class Transaction:
         else:
             self.last = f"sql/{self._name}/{self.file_of(statement).name}"
         sql = self._sql(statement)
+        if isinstance(parameters, Mapping):
+            given = set(parameters)
+            sql = _OPTIONAL.sub(lambda line: line[0] if line[1] in given else "", sql)
         text = sa.text(self._sql(within).replace("{statement}", sql.rstrip("; \n")) if within else sql)
         if isinstance(parameters, Mapping):
             lists = [name for name, value in parameters.items() if isinstance(value, list)]
@@ -191,6 +200,13 @@ class Transaction:
                 f"{self.last} was given a text that the {self._name} cannot hold: one with a NUL, or with "
                 "what is no character in its encoding."
             ) from None
+
+    def run_script(self, script: str) -> None:
+        """Run the statements of a file of sql/<name>/, each of which a semicolon ends, one after another."""
+        self.last = f"sql/{self._name}/{self.file_of(script).name}"
+        for statement in self._sql(script).split(";"):
+            if statement.strip():
+                self._connection.execute(sa.text(statement))
 
     def _sql(self, statement: str | Path) -> str:
         """The SQL of a statement without comments: a colon in one would name a parameter."""

@@ -20,7 +20,7 @@ from tasks.progress import Progress, silent
 from tasks.runs import packs, reports
 from tasks.runs.category_names import CategoryNames
 from tasks.runs.labels import brief, named_host
-from tasks.runs.run import Origin, Plan, Request, check_category_ids
+from tasks.runs.run import IsActive, Origin, Plan, Request, Retry, check_category_ids, never_active
 from tasks.search.document_fields import DocumentFields
 from tasks.search.index import SearchIndex
 from tasks.search.mapping import note_model, refuse_another_model
@@ -42,8 +42,17 @@ _USUAL_CHUNKS = 100
 _PAGE = 5_000
 
 
-def run(request: Request, settings: Settings, services: Services, progress: Progress = silent) -> Plan:
+def run(
+    request: Request,
+    settings: Settings,
+    services: Services,
+    progress: Progress = silent,
+    is_active: IsActive = never_active,
+) -> Plan:
     """Make a new plan for a run; in a dry run only count.
+
+    Args:
+        is_active: tells of which runs a retry takes no items: they may be at work on them.
 
     Raises:
         ConfigurationError: something a person has to set right; nothing was touched.
@@ -81,7 +90,8 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
     folder = request.folder(settings.data_dir) / f"plan-{uuid.uuid4().hex[:12]}"
     not_current = _NotCurrent(index if exists else None, model.version, request.force)
     ledger = Ledger(services.ledger, settings)
-    pages = _pages(request, catalogue, ledger, created_at, progress)
+    retrying = _Retrying(request, settings, ledger, created_at, is_active)
+    pages = _pages(request, catalogue, retrying, progress)
     clock = Clock()
 
     def lost(planned: IdSet) -> tuple[list[Item], WithoutFeature]:
@@ -98,7 +108,7 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
         )
     planned, current = tally.planned.total(), tally.current.total()
     to_do = planned - current
-    notices += tally.notices
+    notices += tally.notices + retrying.notices
     bounds: tuple[int, ...] = ()
     labels: tuple[str, ...] = ()
     if not request.dry_run:
@@ -123,6 +133,7 @@ def run(request: Request, settings: Settings, services: Services, progress: Prog
         origins=tally.origins,
         without_feature=tally.without_feature.counts if tally.without_feature else {},
         preview=reports.expectation(settings, to_do) if request.dry_run else {},
+        swept=retrying.swept,
     )
     plan.save()
     log.info("%d items planned: %d current, %d to do in %d chunks", planned, current, to_do, len(labels))
@@ -229,8 +240,65 @@ class _Page:
     """Whether the items are planned; else only what became of the failures by now counts."""
 
 
+class _Retrying:
+    """Chooses the failures that a retry takes."""
+
+    def __init__(
+        self, request: Request, settings: Settings, ledger: Ledger, now: datetime, is_active: IsActive
+    ) -> None:
+        self._run = request.dag, request.run
+        self._at_most = settings.retry_items
+        self._ledger = ledger
+        self._now = now
+        self._is_active = is_active
+        self._beyond = 0
+        self._left_to: list[str] = []
+        self.swept = False
+        """Whether it looked through what is given up."""
+
+    def due(self) -> list[Failure]:
+        """What the schedule tries again."""
+        found = self._ledger.due(self._now, self._at_most, self._is_at_work)
+        self._beyond = found.beyond
+        return found.failures
+
+    def matching(self, retry: Retry) -> Iterator[Failure]:
+        """What a person has chosen."""
+        return self._ledger.matching(
+            category_ids=retry.category_ids,
+            statuses=retry.statuses,
+            item_ids=retry.item_ids,
+            is_active=self._is_at_work,
+        )
+
+    def given_up(self) -> Iterator[Failure]:
+        """What is given up, once a day.
+
+        It is not tried, but it need not be listed for ever. But for invalid rows, of which not finding them
+        by their ids says nothing.
+        """
+        self.swept = self._ledger.sweep_is_due(self._now)
+        return itertools.filterfalse(_of_invalid_row, self._ledger.given_up() if self.swept else ())
+
+    @property
+    def notices(self) -> tuple[str, ...]:
+        """What it left, once it has chosen."""
+        beyond = (
+            f"{self._beyond} more items are due than the {self._at_most} that a retry takes "
+            "(FEATURES_RETRY_ITEMS): the next ones take them, the longest due first."
+        )
+        left = f"Runs that are at work keep their items: {', '.join(self._left_to)}."
+        return ((beyond,) if self._beyond else ()) + ((left,) if self._left_to else ())
+
+    def _is_at_work(self, dag: str, run: str) -> bool:
+        at_work = (dag, run) != self._run and self._is_active(dag, run)
+        if at_work and f"{dag} {run}" not in self._left_to:
+            self._left_to.append(f"{dag} {run}")
+        return at_work
+
+
 def _pages(
-    request: Request, catalogue: Catalogue, ledger: Ledger, now: datetime, progress: Progress
+    request: Request, catalogue: Catalogue, retrying: _Retrying, progress: Progress
 ) -> Iterator[_Page]:
     """The catalogue rows that a request selects, a page at a time."""
     retry = request.retry
@@ -238,23 +306,17 @@ def _pages(
         for items in batched(progress(_selected(catalogue, request), "plan", 0), _PAGE):
             yield _Page(items)
     elif retry.chosen:
-        chosen = ledger.matching(
-            category_ids=retry.category_ids, statuses=retry.statuses, item_ids=retry.item_ids
-        )
         invalid: dict[str, Failure] = {}
-        for failures in _by_id(progress(chosen, "plan", 0)):
+        for failures in _by_id(progress(retrying.matching(retry), "plan", 0)):
             invalid |= {item_id: failure for item_id, failure in failures.items() if _of_invalid_row(failure)}
             asked = {item_id: failure for item_id, failure in failures.items() if item_id not in invalid}
             yield _Page(list(catalogue.of_ids(list(asked))), asked)
         if invalid:
             yield from _looked_for(catalogue, invalid)
     else:
-        for failures in _by_id(progress(ledger.due(now), "plan", 0)):
+        for failures in _by_id(progress(retrying.due(), "plan", 0)):
             yield _Page(list(catalogue.of_ids(list(failures))), failures)
-        # What is given up is not tried, but it need not be listed for ever.
-        # But for invalid rows, of which not finding them by their ids says nothing.
-        given_up = itertools.filterfalse(_of_invalid_row, ledger.given_up())
-        for failures in _by_id(given_up):
+        for failures in _by_id(retrying.given_up()):
             yield _Page(list(catalogue.of_ids(list(failures))), failures, tried=False)
 
 

@@ -26,6 +26,8 @@ _FIRST_FAILURES = 20
 def run(plan: Plan, settings: Settings, ledger: Ledger) -> dict[str, Any]:
     """Write the report of a planned run, record the ledger, and return the report.
 
+    A retry that the schedule started and that had nothing to do leaves none.
+
     Raises:
         RunFailedError: an item is unfinished, or more failed than FEATURES_FAILURE_BUDGET allows. The
             report and the ledger are written.
@@ -78,7 +80,8 @@ def run(plan: Plan, settings: Settings, ledger: Ledger) -> dict[str, Any]:
     }
     reasons = _reasons_to_fail(counts, plan, settings)
     # Before the ledger, which may not answer: the report is what a person looks for.
-    _write(report, plan.request, settings, reasons)
+    if plan.planned or not _is_hourly(plan.request) or reports.path(plan.request, settings).exists():
+        _write(report, plan.request, settings, reasons)
     resolved = (row["item_id"] for row in packs.rows(plan.resolved)) if plan.request.retry else ()
     ledger.record(plan, (outcome for outcome, _ in _outcomes(plan)), resolved, failed=bool(reasons))
     if reasons:
@@ -100,6 +103,11 @@ def run_without_plan(dag: str, run: str, settings: Settings, ledger: Ledger) -> 
     _write(report, request, settings, reasons)
     ledger.uncover(dag, run)
     raise _failed(reasons, request, settings)
+
+
+def _is_hourly(request: Request) -> bool:
+    """Whether nobody asked for the run: a report of nothing each hour would only be in the way."""
+    return request.retry is not None and request.scheduled
 
 
 def _begin(request: Request, settings: Settings) -> dict[str, Any]:

@@ -57,6 +57,7 @@ VALUES: dict[str, tuple[str, str, Any]] = {
     "FEATURES_BULK_REQUESTS": ("bulk_requests", "2", 2),
     "FEATURES_RETRY_ATTEMPTS": ("retry_attempts", "3", 3),
     "FEATURES_RETRY_FIRST_HOURS": ("retry_first_hours", "0.5", 0.5),
+    "FEATURES_RETRY_ITEMS": ("retry_items", "1000", 1_000),
     "FEATURES_SERVE_SOCKET": ("serve_socket", "/run/features.sock", Path("/run/features.sock")),
     "FEATURES_SERVE_INDEX": ("serve_index", "items_2", "items_2"),
     "FEATURES_SERVE_REQUESTS": ("serve_requests", "8", 8),

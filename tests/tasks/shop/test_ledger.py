@@ -92,6 +92,10 @@ def held(book):
     return {failure.item_id: failure for failure in book.matching()}
 
 
+def due(book, now, at_most=1_000):
+    return book.due(now, at_most).failures
+
+
 def attempts(book):
     return {item_id: failure.attempts for item_id, failure in held(book).items()}
 
@@ -109,6 +113,7 @@ def test_a_failure_is_written_with_all_that_is_known_of_it(book):
             first_at=NOON + HOUR,
             last_at=NOON + HOUR,
             next_at=NOON + 2 * HOUR,
+            plan_id="plan-000000000000",
             planned_at=planned(0).created_at,
         )
     ]
@@ -185,8 +190,8 @@ def test_however_many_attempts_are_allowed_the_wait_is_a_day(store, new_ledger):
 def test_an_item_is_due_from_its_very_microsecond(book, zone):
     book.record(planned(0), ended(GONE, "a"), now=(NOON + MICROSECOND).astimezone(zone))
     due_at = NOON + HOUR + MICROSECOND
-    assert list(book.due((due_at - MICROSECOND).astimezone(zone))) == []
-    assert list(book.due(due_at.astimezone(zone))) == list(book.matching()) != []
+    assert due(book, (due_at - MICROSECOND).astimezone(zone)) == []
+    assert due(book, due_at.astimezone(zone)) == list(book.matching()) != []
 
 
 def test_items_of_one_url_come_together_and_the_given_up_are_never_due(book, monkeypatch):
@@ -195,7 +200,7 @@ def test_items_of_one_url_come_together_and_the_given_up_are_never_due(book, mon
     for number, (item_id, url) in enumerate(urls.items()):
         status = Status.TOO_LARGE if item_id == "given up" else GONE
         book.record(planned(number), [ItemOutcome(item_id, "00000010", url, status, None)], now=NOON)
-    assert [failure.item_id for failure in book.due(NOON + HOUR)] == ["a", "f", "c", "d", "e", "b"]
+    assert [failure.item_id for failure in due(book, NOON + HOUR)] == ["a", "f", "c", "d", "e", "b"]
     assert [failure.item_id for failure in book.given_up()] == ["given up"]
     everything = ["a", "f", "given up", "c", "d", "e", "b"]
     assert [failure.item_id for failure in book.matching()] == everything
@@ -218,6 +223,7 @@ def test_a_new_failure_replaces_what_was_known(book):
     )
     assert held(book)["a"] == Failure(
         *("a", "00000020", "https://a/1.jpg", Status.TOO_LARGE, "9 bytes", 2, NOON, NOON + 5 * HOUR, None),
+        plan_id="plan-000000000005",
         planned_at=planned(5).created_at,
     )
 
@@ -248,11 +254,11 @@ def test_what_was_never_asked_for_counts_no_attempt_and_is_due_at_once(new_ledge
     book = new_ledger(retry_attempts=2)
     for number in range(5):
         book.record(planned(number), ended(Status.CIRCUIT_OPEN, "a"), now=NOON)
-    (failure,) = book.due(NOON)
+    (failure,) = due(book, NOON)
     assert (failure.status, failure.attempts, failure.next_at) == (Status.CIRCUIT_OPEN, 0, NOON)
     book.record(planned(5), ended(GONE, "a"), now=NOON)
-    assert list(book.due(NOON)) == []
-    (failure,) = book.due(NOON + HOUR)
+    assert due(book, NOON) == []
+    (failure,) = due(book, NOON + HOUR)
     assert failure.attempts == 1
 
 
@@ -411,15 +417,14 @@ def test_a_night_is_covered_with_its_failures_or_not_at_all(book):
     assert held(book) == {}
 
 
+@pytest.mark.usefixtures("old")
 def test_a_ledger_of_an_earlier_version_knows_no_night_and_gets_the_table(store, book):
-    book.uncover("nightly", "r0")
-    book.record(planned(0), ended(GONE, "a"))
     store.execute("drop table covered_nights")
     assert book.covered_until("nightly", NOON + 9 * DAY) is None
     book.uncover("nightly", "r0")
     book.record(night(0, "r0"), [])
     assert book.covered_until("nightly", NOON + 9 * DAY) == NOON + DAY
-    assert set(held(book)) == {"a"}
+    assert set(held(book)) == {"a", "b"}
 
 
 def test_only_what_matches_every_filter_is_given(book, monkeypatch):
@@ -480,9 +485,14 @@ def test_ids_and_texts_stay_what_they_are(book):
     outcomes = [ItemOutcome(odd, odd, odd, GONE, odd) for odd in ODD]
     book.record(planned(0), outcomes, now=NOON)
     assert held(book) == {
-        odd: Failure(odd, odd, odd, GONE, odd, 1, NOON, NOON, NOON + HOUR, NOON) for odd in ODD
+        odd: Failure(
+            *(odd, odd, odd, GONE, odd, 1, NOON, NOON, NOON + HOUR),
+            plan_id=planned(0).folder.name,
+            planned_at=NOON,
+        )
+        for odd in ODD
     }
-    assert len(list(book.due(NOON + HOUR))) == len(ODD)
+    assert len(due(book, NOON + HOUR)) == len(ODD)
     for odd in ODD:
         assert [failure.item_id for failure in book.matching(item_ids=[odd])] == [odd]
         assert [failure.item_id for failure in book.matching(category_ids=[odd])] == [odd]
@@ -549,6 +559,7 @@ class Model:
         status = Status(status)
         return Failure(
             *(item_id, "00000010", row["url"], status, reason, tries, row["first"], row["last"], next_at),
+            plan_id=planned(row["plan"]).folder.name,
             planned_at=planned(row["plan"]).created_at,
         )
 
@@ -715,11 +726,11 @@ def test_two_processes_record_one_after_the_other(book):
 
 def test_reading_keeps_no_recording_out(book, monkeypatch):
     monkeypatch.setattr(ledger, "_READ_AT_ONCE", 1)
-    book.record(planned(0), ended(GONE, "a", "b", "c"), now=NOON)
-    reading = book.due(NOON + HOUR)
+    book.record(planned(0), ended(Status.TOO_LARGE, "a", "b", "c"), now=NOON)
+    reading = book.given_up()
     assert next(reading).item_id == "a"
-    book.record(planned(1), ended(INDEXED, "a", "b") + ended(GONE, "c"), now=NOON)
-    # What is no longer due by the time its page is read does not come.
+    book.record(planned(1), ended(INDEXED, "a", "b") + ended(UNFINISHED, "c"), now=NOON)
+    # What is no longer given up by the time its page is read does not come.
     assert list(reading) == []
 
 
@@ -760,15 +771,15 @@ def test_an_item_that_succeeds_costs_a_share_of_a_look(book):
         book.record(planned(1), count_of(5_000, failing=10_000))
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", note)
-    # The first of them fails, the second had a row.
+    # The first of them fails, the second had a row; the third is the counts'.
     assert Counter(statements)["delete"] == 1
-    assert Counter(statements)["insert"] == 2
+    assert Counter(statements)["insert"] == 3
     assert len(statements) < 20
 
 
 def test_without_a_connection_it_is_a_file_in_the_data_dir_made_by_the_first_recording(tmp_path):
     book = Ledger(None, Settings(data_dir=tmp_path))
-    assert list(book.due(NOON)) == list(book.matching()) == []
+    assert due(book, NOON) == list(book.matching()) == []
     assert book.counts() == {}
     assert list(tmp_path.iterdir()) == []
     book.record(planned(0), ended(GONE, "a"))
@@ -777,7 +788,7 @@ def test_without_a_connection_it_is_a_file_in_the_data_dir_made_by_the_first_rec
 
 
 def test_a_database_without_its_tables_gives_nothing_and_stays_as_it_is(book, store):
-    assert list(book.due(NOON)) == list(book.matching(item_ids=["a"])) == []
+    assert due(book, NOON) == list(book.matching(item_ids=["a"])) == []
     assert book.counts() == {}
     with store.engine.connect() as connection:
         assert sa.inspect(connection).get_table_names() == ["items"]
@@ -806,8 +817,11 @@ def test_postgresql_holds_moments_whatever_its_own_time_zone(book, store):
     with store.engine.connect() as connection:
         assert connection.scalar(sa.text("show timezone")) == "Asia/Seoul"
         assert connection.scalar(sa.text("select next_at from failures")) == NOON + HOUR
-    assert len(list(book.due(NOON + HOUR))) == 1
-    assert list(book.due(NOON + HOUR - MICROSECOND)) == []
+    assert len(due(book, NOON + HOUR)) == 1
+    assert due(book, NOON + HOUR - MICROSECOND) == []
+
+
+TABLES = "failures, failure_counts, recorded_plans, covered_nights, ledger_state"
 
 
 @pytest.fixture
@@ -823,7 +837,7 @@ def clerk(store, connection):
 @POSTGRESQL
 def test_without_the_right_to_create_tables_it_says_what_to_grant(clerk, store, tmp_path):
     store.execute("grant usage on schema public to ledger_clerk")
-    with pytest.raises(ConfigurationError, match=r"create_failures\.sql.*permission denied.*create tables"):
+    with pytest.raises(ConfigurationError, match=r"schema_1\.sql.*permission denied.*create tables"):
         Ledger(clerk, Settings(data_dir=tmp_path)).record(planned(0), ended(GONE, "a"))
 
 
@@ -833,7 +847,7 @@ def test_without_a_right_to_its_tables_it_says_what_to_grant(clerk, store, book,
     book.record(planned(0), ended(GONE, "a", "b"))
     rights = {"select", "insert", "update", "delete"} - {right}
     store.execute("grant usage on schema public to ledger_clerk")
-    store.execute(f"grant {', '.join(rights)} on failures, recorded_plans to ledger_clerk")
+    store.execute(f"grant {', '.join(rights)} on {TABLES} to ledger_clerk")
     with pytest.raises(ConfigurationError, match=r"permission denied for table .*select, insert, update"):
         Ledger(clerk, Settings(data_dir=tmp_path)).record(
             planned(1), ended(GONE, "a", "c") + ended(INDEXED, "b")
@@ -845,7 +859,7 @@ def test_without_a_right_to_its_tables_it_says_what_to_grant(clerk, store, book,
 def test_the_rights_it_names_are_enough(clerk, store, book, tmp_path):
     book.record(planned(0), ended(GONE, "a", "b"))
     store.execute("grant usage on schema public to ledger_clerk")
-    store.execute("grant select, insert, update, delete on failures, recorded_plans to ledger_clerk")
+    store.execute(f"grant select, insert, update, delete on {TABLES} to ledger_clerk")
     clerks = Ledger(clerk, Settings(data_dir=tmp_path))
     for _ in range(2):
         clerks.record(planned(1), ended(GONE, "a", "c") + ended(INDEXED, "b"))
@@ -871,7 +885,7 @@ def test_an_unreachable_server_is_named_and_no_password(tmp_path):
         LEDGER, "postgres", host="127.0.0.1", port=port, login="clerk", password="hunter2", schema="ledger"
     )
     book = Ledger(connection, Settings(data_dir=tmp_path))
-    for use in lambda: book.record(planned(0), []), lambda: list(book.due(NOON)), book.counts:
+    for use in lambda: book.record(planned(0), []), lambda: due(book, NOON), book.counts:
         with pytest.raises(ServiceUnavailableError, match=f"127.0.0.1:{port}/ledger") as failed:
             use()
         assert "hunter2" not in str(failed.value) + repr(failed.value.__cause__)
@@ -897,7 +911,7 @@ def test_a_table_of_someone_else_s_is_told(book, store):
     store.execute("create table failures (id integer)")
     with pytest.raises(ConfigurationError, match=r"does not fit the ledger.*item_id|next_at"):
         book.record(planned(0), ended(GONE, "a"))
-    with pytest.raises(ConfigurationError, match=r"matching\.sql does not fit the ledger"):
+    with pytest.raises(ConfigurationError, match=r"schema_1\.sql does not fit the ledger"):
         list(book.matching())
 
 
@@ -954,18 +968,247 @@ def test_a_page_of_a_ledger_that_nothing_was_written_to_is_empty(book):
     assert book.page() == []
 
 
-@SQLITE
 @pytest.mark.parametrize(
-    ("statement", "index"), [("page_by_last", "failures_last_at"), ("counts", "failures_status")]
+    ("read", "index", "is_sorted"),
+    [
+        (lambda book: book.due(NOON, 5), "failures_due", False),
+        (lambda book: list(book.given_up()), "failures_due", False),
+        (lambda book: book.page(), "failures_last", False),
+        (lambda book: book.page(status=GONE), "failures_of_status", False),
+        (lambda book: book.page(category_id="1"), "failures_of_category", False),
+        (lambda book: book.page(status=GONE, latest_first=False), "failures_of_status_by_item", False),
+        (lambda book: book.page(category_id="1", latest_first=False), "failures_of_category_by_item", False),
+        (lambda book: list(book.matching(item_ids=["a", "b"])), "(failures_pkey|sqlite_auto\\w+)", True),
+    ],
+    ids=[
+        "due",
+        "given up",
+        "last",
+        "of status",
+        "of category",
+        "status by item",
+        "category by item",
+        "items",
+    ],
 )
-def test_the_page_and_its_counts_are_read_from_an_index(book, store, statement, index):
+def test_what_is_read_is_found_by_an_index(book, store, kind, read, index, is_sorted):
+    book.record(planned(0), ended(GONE, "a"), now=NOON - DAY)
+    asked = []
+
+    def note(_connection, _cursor, statement, parameters, *_):
+        if "from failures" in statement and "order by" in statement:
+            asked.append((statement, parameters))
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        read(book)
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    ((statement, parameters),) = asked
+    with store.engine.connect() as connection:
+        if kind == "sqlite":
+            explained = connection.exec_driver_sql(f"explain query plan {statement}", parameters)
+        else:
+            # It would rather sort a table of one row.
+            for way in ("seqscan", "bitmapscan", "sort"):
+                connection.exec_driver_sql(f"set enable_{way} = off")
+            explained = connection.exec_driver_sql(f"explain {statement}", parameters)
+        steps = [str(step[-1]) for step in explained]
+    assert any(re.search(rf"(?i)index (scan (backward )?using )?{index} ", step) for step in steps), steps
+    assert any(re.search(r"TEMP B-TREE|Sort", step) for step in steps) is is_sorted, steps
+
+
+# How much one retry takes ----------------------------------------------------------------------------
+
+
+def test_the_longest_due_come_first_and_what_is_beyond_is_counted(book, monkeypatch):
+    monkeypatch.setattr(ledger, "_READ_AT_ONCE", 2)
+    for number, item_id in enumerate("edcba"):
+        book.record(planned(number), ended(GONE, item_id, img_url=item_id), now=NOON + number * HOUR)
+    now = NOON + 4 * HOUR  # when the one that failed last, an hour before, is due
+    for at_most, taken, beyond in (1, "e", 3), (3, "cde", 1), (4, "bcde", 0), (5, "bcde", 0):
+        found = book.due(now, at_most)
+        assert ("".join(failure.item_id for failure in found.failures), found.beyond) == (taken, beyond)
+
+
+def test_what_a_run_at_work_has_is_left_to_it(book, monkeypatch):
+    monkeypatch.setattr(ledger, "_READ_AT_ONCE", 2)
+    night = dataclasses.replace(planned(1), request=Request("nightly", "monday"))
+    book.record(planned(0), ended(GONE, "a", "c", "e"), now=NOON)
+    book.record(night, ended(UNFINISHED, "b", "d", "f", "g"), now=NOON)
+    asked = []
+
+    def is_active(dag, run):
+        asked.append((dag, run))
+        return dag == "nightly"
+
+    found = book.due(NOON + HOUR, 3, is_active)
+    assert [failure.item_id for failure in found.failures] == ["a", "c", "e"]
+    assert found.beyond == 0
+    assert sorted(asked) == [("nightly", "monday"), ("tests", "run")]
+    assert [failure.item_id for failure in book.matching(is_active=is_active)] == ["a", "c", "e"]
+    assert len(due(book, NOON + HOUR)) == 7
+
+
+def test_unfinished_waits_twice_as_long_each_time_up_to_a_day(book):
+    now, waits = NOON, []
+    for number in range(8):
+        book.record(planned(number), ended(UNFINISHED, "a"), now=now)
+        failure = held(book)["a"]
+        waits.append((failure.next_at - now) / HOUR)
+        now = failure.next_at
+    assert waits == [1, 2, 4, 8, 16, 24, 24, 24]
+
+
+def test_a_day_after_a_sweep_the_next_is_due(book):
+    assert book.sweep_is_due(NOON)
     book.record(planned(0), ended(GONE, "a"))
-    sql = (database.STATEMENTS / "ledger" / f"{statement}.sql").read_text()
-    values = dict.fromkeys(("any_category", "any_status", "any_item"), True) | {"at_most": 50}
-    values |= dict.fromkeys(("category_id", "status", "item_id", "after_last_at", "after_item_id"), "")
-    given = {name: value for name, value in values.items() if f":{name}" in sql}
-    with store.engine.connect() as asking:
-        steps = asking.connection.execute(f"explain query plan {sql}", given).fetchall()
-    told = [step[-1] for step in steps]
-    assert any(f"INDEX {index}" in step for step in told), told
-    assert not any("TEMP B-TREE" in step for step in told), told
+    assert book.sweep_is_due(NOON)
+    book.record(dataclasses.replace(planned(1), swept=True), [])
+    book.record(planned(2), [])
+    swept_at = planned(1).created_at
+    assert not book.sweep_is_due(swept_at + 23 * HOUR)
+    # The schedule's next day, though this run began some seconds sooner than that one.
+    assert book.sweep_is_due(swept_at + DAY - timedelta(seconds=30))
+
+
+# Counts and versions ---------------------------------------------------------------------------------
+
+
+def counted(book):
+    """The counts, by reading all."""
+    found = {}
+    for failure in book.matching():
+        count = found.setdefault(failure.status, {"waiting": 0, "given_up": 0})
+        count["given_up" if failure.next_at is None else "waiting"] += 1
+    return found
+
+
+def test_counts_are_those_of_the_rows_whatever_was_recorded(new_ledger):
+    book = new_ledger(retry_attempts=2)
+    book.record(planned(0), ended(GONE, "a", "b", "c") + ended(Status.TOO_LARGE, "d", "e"))
+    assert (
+        book.counts()
+        == counted(book)
+        == {
+            GONE: {"waiting": 3, "given_up": 0},
+            Status.TOO_LARGE: {"waiting": 0, "given_up": 2},
+        }
+    )
+    # Given up, another status, a success, one resolved, and a plan recorded again.
+    outcomes = ended(GONE, "a") + ended(Status.TOO_LARGE, "b") + ended(INDEXED, "d") + ended(UNFINISHED, "f")
+    for _ in range(2):
+        book.record(planned(1), outcomes, ["e", "never failed"])
+        assert (
+            book.counts()
+            == counted(book)
+            == {
+                GONE: {"waiting": 1, "given_up": 1},
+                Status.TOO_LARGE: {"waiting": 0, "given_up": 1},
+                UNFINISHED: {"waiting": 1, "given_up": 0},
+            }
+        )
+    with pytest.raises(ZeroDivisionError):
+        book.record(planned(2), ended(INDEXED, "a"), (1 // 0 for _ in "x"))
+    assert book.counts() == counted(book)
+
+
+WITHOUT_VERSION = """
+create table failures (
+    item_id text primary key, category_id text, img_url text, status text not null, reason text,
+    attempts integer not null, first_at timestamptz not null, last_at timestamptz not null,
+    next_at timestamptz, plan_id text not null, planned_at timestamptz not null
+);
+create index failures_next_at on failures (next_at, item_id);
+create index failures_last_at on failures (last_at, item_id, category_id, status);
+create index failures_status on failures (status, next_at);
+create table recorded_plans (
+    plan_id text primary key, planned_at timestamptz not null, recorded_at timestamptz not null
+);
+create table covered_nights (
+    dag text not null, run text not null, starts_at timestamptz not null, ends_at timestamptz not null,
+    recorded_at timestamptz not null, primary key (dag, run)
+);
+insert into failures values
+    ('a', '00000010', 'https://a/1.jpg', 'gone', '404', 3, '2026-09-30 08:00:00.000000',
+     '2026-09-30 12:00:00.000000', '2026-09-30 16:00:00.000000', 'plan-000000000000',
+     '2026-09-30 11:00:00.000000'),
+    ('b', null, null, 'invalid_url', 'empty', 1, '2026-09-30 12:00:00.000000', '2026-09-30 12:00:00.000000',
+     null, 'plan-000000000000', '2026-09-30 11:00:00.000000');
+insert into recorded_plans values
+    ('plan-000000000000', '2026-09-30 11:00:00.000000', '2026-09-30 12:00:00.000000');
+insert into covered_nights values
+    ('nightly', 'r', '2026-09-28 15:00:00.000000', '2026-09-29 15:00:00.000000',
+     '2026-09-29 16:00:00.000000')
+"""
+"""A ledger as the releases left it that kept no version of it."""
+
+
+@pytest.fixture
+def old(store, kind):
+    if kind != "sqlite":
+        store.execute(f"alter database {store.connection.schema} set timezone = 'UTC'")
+        store.engine.dispose()
+    for statement in WITHOUT_VERSION.split(";"):
+        store.execute(statement)
+
+
+@pytest.mark.usefixtures("old")
+def test_a_ledger_of_the_last_release_keeps_its_rows_and_serves(book):
+    moment = datetime(2026, 9, 30, tzinfo=UTC)
+    assert book.counts() == {
+        GONE: {"waiting": 1, "given_up": 0},
+        Status.INVALID_URL: {"waiting": 0, "given_up": 1},
+    }
+    a = held(book)["a"]
+    assert (a.category_id, a.img_url, a.status, a.reason, a.attempts) == (
+        *("00000010", "https://a/1.jpg", GONE, "404", 3),
+    )
+    assert (a.first_at, a.last_at, a.next_at, a.planned_at) == tuple(
+        moment + hours * HOUR for hours in (8, 12, 16, 11)
+    )
+    assert [failure.item_id for failure in book.given_up()] == ["b"]
+    assert book.covered_until("nightly", NOON) == datetime(2026, 9, 29, 15, tzinfo=UTC)
+    # Of its plans it is not known whose they are.
+    assert [f.item_id for f in due(book, NOON)] == ["a"]
+    assert [f.item_id for f in book.due(NOON, 9, lambda *_: True).failures] == ["a"]
+    book.record(planned(1), ended(GONE, "a") + ended(INDEXED, "b") + ended(GONE, "c"))
+    assert attempts(book) == {"a": 4, "c": 1}
+    assert book.counts() == counted(book)
+
+
+@pytest.mark.usefixtures("old")
+def test_two_processes_bring_a_ledger_up_to_date_at_once(book):
+    both_ready = processes.Barrier(2)
+
+    def use(number):
+        both_ready.wait(60)
+        book.record(planned(number), ended(GONE, "a", f"of {number}"))
+
+    with running(lambda: use(1)) as one, running(lambda: use(2)) as other:
+        one.join(60)
+        other.join(60)
+        assert (one.exitcode, other.exitcode) == (0, 0)
+    assert attempts(book).keys() == {"a", "b", "of 1", "of 2"}
+    assert book.counts() == counted(book)
+
+
+@pytest.mark.usefixtures("old")
+def test_what_a_stopped_upgrade_began_is_undone(book, store, monkeypatch):
+    with monkeypatch.context() as patch:
+        patch.setattr(ledger, "_SCHEMA", (*ledger._SCHEMA, "no_such_script"))
+        with pytest.raises(FileNotFoundError):
+            book.counts()
+    with store.engine.connect() as connection:
+        assert set(sa.inspect(connection).get_table_names()) == {
+            *("items", "failures", "recorded_plans", "covered_nights")
+        }
+    assert attempts(book) == {"a": 3, "b": 1}
+
+
+def test_a_ledger_of_a_later_release_is_refused(book, store):
+    book.record(planned(0), ended(GONE, "a"))
+    store.execute("update ledger_state set version = 99")
+    for use in book.counts, lambda: book.record(planned(1), ended(INDEXED, "a")):
+        with pytest.raises(ConfigurationError, match=r"version 99.*a later one has used it"):
+            use()

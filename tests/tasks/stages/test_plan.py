@@ -553,10 +553,10 @@ def test_a_run_that_names_nothing_is_not_one_over_everything(sqlite_shop):
         plan.run(Request("d", "r"), sqlite_shop.settings(), sqlite_shop.services)
 
 
-def fail(shop, statuses, *, at=NOON, item_urls=None, categories=None):
+def fail(shop, statuses, *, at=NOON, item_urls=None, categories=None, plan="plan-1"):
     """Write failures into the ledger as a run planned `at` that time would: {item id: status}."""
     settings = shop.settings()
-    planned = Plan(shop.data_dir / "earlier" / "r" / "plan-1", NIGHT, "v", len(statuses), 0, at)
+    planned = Plan(shop.data_dir / "earlier" / "r" / plan, NIGHT, "v", len(statuses), 0, at)
     outcomes = [
         ItemOutcome(
             item_id,
@@ -673,6 +673,46 @@ def test_what_is_given_up_is_settled_without_being_tried(sqlite_shop, version):
     # By hand only what was asked for is looked at.
     assert settled(retry(shop, item_ids=("left",))) == {"left"}
     assert settled(retry(shop, item_ids=("none",))) == set()
+
+
+def test_a_retry_takes_so_many_at_most_and_says_how_many_more_are_due(sqlite_shop):
+    sqlite_shop.stock("a", "b", "c")
+    for hours, item_id in enumerate("cba"):
+        fail(sqlite_shop, {item_id: Status.GONE}, at=NOON + timedelta(hours=hours), plan=f"plan-{hours}")
+    planned = run(sqlite_shop, Request("retry", "r", retry=Retry()), retry_items=2)
+    assert ids(planned) == {"b", "c"}
+    (notice,) = planned.notices
+    assert notice.startswith("1 more items are due than the 2 that a retry takes (FEATURES_RETRY_ITEMS)")
+
+
+@pytest.mark.parametrize("chosen", [{}, {"statuses": (Status.UNFINISHED,)}], ids=["due", "by hand"])
+def test_a_retry_leaves_a_run_at_work_its_items(sqlite_shop, chosen):
+    shop = sqlite_shop
+    shop.stock("a")
+    fail(shop, {"a": Status.UNFINISHED})  # by the run r of the DAG nightly
+
+    def planned(of, at_work):
+        request = Request(*of, retry=Retry(**chosen))
+        return plan.run(request, shop.settings(), shop.services, is_active=lambda *run: run == at_work)
+
+    left = planned(("retry", "r"), at_work=("nightly", "r"))
+    assert (left.planned, settled(left)) == (0, set())
+    assert left.notices == ("Runs that are at work keep their items: nightly r.",)
+    assert ids(planned(("retry", "r"), at_work=("nightly", "another"))) == {"a"}
+    # Planned again, a retry is itself at work.
+    assert ids(planned(("nightly", "r"), at_work=("nightly", "r"))) == {"a"}
+
+
+def test_what_is_given_up_is_looked_through_once_a_day(sqlite_shop):
+    shop = sqlite_shop
+    fail(shop, {"left": Status.TOO_LARGE})
+    first = retry(shop)
+    assert (first.swept, settled(first)) == (True, {"left"})
+    assert Plan.load(first.folder).swept
+    book = Ledger(shop.services.ledger, shop.settings())
+    book.record(first, [])
+    second = retry(shop)
+    assert (second.swept, settled(second)) == (False, set())
 
 
 def test_planning_nothing_leaves_the_index_alone(sqlite_shop):

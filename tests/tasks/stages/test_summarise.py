@@ -419,6 +419,33 @@ def test_a_retry_clears_what_is_settled(tmp_path):
     assert set(held(tmp_path)) == {"i1"}
 
 
+@pytest.mark.parametrize(
+    ("scheduled", "chunks", "before", "reports"),
+    [
+        (True, [], None, 0),
+        (True, [[Status.GONE]], None, 1),
+        (False, [], None, 1),
+        # As after its plan was cleared: what it reported then is not so any more.
+        (True, [], [[Status.GONE]], 1),
+    ],
+    ids=["nothing to do", "something to do", "nothing to do by hand", "nothing left to do"],
+)
+def test_an_hour_in_which_nothing_was_due_leaves_no_report(tmp_path, scheduled, chunks, before, reports):
+    settings = settings_of(tmp_path)
+    settings.data_dir.mkdir()  # as planning leaves it
+    request = Request("retry", "r", retry=Retry(), scheduled=scheduled)
+    for number, of_plan in enumerate([chunks] if before is None else [before, chunks]):
+        plan = make_plan(tmp_path / str(number), of_plan, request=request)
+        with packs.writing(plan.resolved, packs.ITEM_IDS):
+            pass
+        returned = summarise.run(plan, settings, Ledger(None, settings))
+    written = list(settings.data_dir.glob("*/*/report.json"))
+    assert len(written) == reports
+    assert returned["planned"] == sum(map(len, chunks))
+    if written:
+        assert report_of(tmp_path, "retry")["planned"] == returned["planned"]
+
+
 def test_a_preview_tells_the_ledger_nothing(tmp_path):
     request = Request("nightly", "r", category_ids=("00000010",), dry_run=True)
     run(make_plan(tmp_path, [], request=request, current=3), settings_of(tmp_path), tmp_path)

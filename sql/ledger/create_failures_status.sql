@@ -1,2 +1,0 @@
--- For counts.sql.
-create index if not exists failures_status on failures (status, next_at)
