@@ -550,7 +550,8 @@ class Model:
         tries = sum(word not in ("unfinished", "circuit_open") for word, _ in row["words"])
         wait = {1: 1, 2: 2}.get(tries)  # hours; at the third attempt the item is given up
         if status == "unfinished":
-            wait = 1
+            # As long as it has failed by now, and an hour; a day at most.
+            wait = min(1 + (row["last"] - row["first"]) / HOUR, 24)
         if status == "circuit_open":
             wait = 0
         if status == "too_large":
