@@ -23,12 +23,13 @@ from benchmarks.retrieval import NEIGHBOURS, NUM_CANDIDATES, read_back
 from benchmarks.shop import BenchmarkShop, running_shop, variables_set
 from benchmarks.volume import CATEGORY, VolumeShop, volume_shop
 from tasks.errors import RunFailedError
-from tasks.inference.model import Identity, identity
+from tasks.inference.model import DIMENSIONS, Identity, identity
 from tasks.runs.run import Request
 from tasks.search.index import SearchIndex
 from tasks.search.mapping import COMPACT, FEATURE, URL, VERSION, of_space, of_version
 from tasks.settings import Settings
 from tasks.shop.connections import SEARCH, Connection, Services
+from tasks.space import vectors
 from tasks.space.categories import CategoryModel
 from tasks.space.evaluation import FOLDS, fold
 from tasks.space.published import Reader, Space, publish
@@ -101,8 +102,8 @@ def _searched(shop: BenchmarkShop, documents: int) -> list[Figure]:
         Figure("1-NN accuracy, compact vectors", first[COMPACT], at_least=first[FEATURE]),
         Figure("precision at 5, features", precision[FEATURE]),
         Figure("precision at 5, compact vectors", precision[COMPACT], at_least=precision[FEATURE]),
-        Figure("bytes of a feature's int8 vector", held[FEATURE] / documents),
-        Figure("bytes of a compact int8 vector", held[COMPACT] / documents),
+        Figure("bytes of a feature's int8 vector", held[FEATURE]),
+        Figure("bytes of a compact int8 vector", held[COMPACT]),
         Figure("memory of int8 vectors, features / compact", held[FEATURE] / held[COMPACT], at_least=15.0),
     ]
 
@@ -135,13 +136,16 @@ def _nearest(
     return found
 
 
-def _memory(shop: BenchmarkShop) -> dict[str, int]:
-    """Bytes of the quantised vectors of each field, as Elasticsearch's statistics of the index have them."""
-    shop.search.options(request_timeout=600).indices.forcemerge(index=shop.index, max_num_segments=1)
+def _memory(shop: BenchmarkShop) -> dict[str, float]:
+    """Bytes of a quantised vector of each field, as Elasticsearch's statistics of the index have them."""
     shop.search.indices.refresh(index=shop.index)
     stats = shop.search.indices.stats(index=shop.index, metric="dense_vector")
     off_heap = stats["indices"][shop.index]["primaries"]["dense_vector"]["off_heap"]["fielddata"]
-    return {field: int(off_heap[field]["veq_size_bytes"]) for field in (FEATURE, COMPACT)}
+    # Documents of before an update may still be there, so the vectors are counted by their floats.
+    return {
+        field: off_heap[field]["veq_size_bytes"] / (off_heap[field]["vec_size_bytes"] / (4 * dimensions))
+        for field, dimensions in ((FEATURE, DIMENSIONS), (COMPACT, vectors.COMPACT))
+    }
 
 
 def _written(shop: VolumeShop, few: int, many: int) -> list[Figure]:
