@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from airflow.sdk import Context
 
 
-@task(queue=IO, pool=SEARCHING, execution_timeout=timedelta(hours=24))
+@task(queue=IO, pool=SEARCHING, execution_timeout=timedelta(hours=12))
 def find() -> dict[str, Any]:
     """Compare new pictures, and write the groups."""
     from tasks.duplicates import find as stage

@@ -271,7 +271,9 @@ def _backfill(dag, **given):
     from dags.category_backfill import _request
 
     params = {name: given.get(name, dag.params.get_param(name).value) for name in dag.params}
-    return _request({"params": params, "dag_run": SimpleNamespace(dag_id=dag.dag_id, run_id="manual")})
+    return _request(
+        {"params": params, "dag_run": SimpleNamespace(dag_id=dag.dag_id, run_id="manual", run_type="manual")}
+    )
 
 
 def test_a_backfill_takes_categories_or_all_items_and_nothing_by_itself(dags):
@@ -295,7 +297,7 @@ def test_every_field_of_a_retry_may_be_left_empty(dags, value):
     retry = dags["retry_failed_images"]
     params = {name: retry.params.get_param(name).resolve(value) for name in ("category_ids", "item_ids")}
     params["statuses"] = retry.params.get_param("statuses").resolve(None if value is None else [])
-    dag_run = SimpleNamespace(dag_id=retry.dag_id, run_id="manual")
+    dag_run = SimpleNamespace(dag_id=retry.dag_id, run_id="manual", run_type="manual")
     request = _request({"params": params, "dag_run": dag_run})
     assert request.retry is not None
     assert not request.retry.chosen

@@ -149,6 +149,7 @@ def assert_done(shop, work):
                 VERSION: FEATURE_VERSION,
                 URL: url_of(item_id),
                 IMAGE: hashlib.sha256(vector.tobytes()).hexdigest(),
+                GROUP: hashlib.sha256(vector.tobytes()).hexdigest(),
                 AT: work.chunk.plan.created_at.isoformat(),
             }
             held = np.array(hit["fields"][FEATURE], np.float32)

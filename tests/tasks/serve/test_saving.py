@@ -14,7 +14,7 @@ from tasks.errors import ConfigurationError, ServiceUnavailableError
 from tasks.inference.model import Identity
 from tasks.runs import packs
 from tasks.search.index import SearchIndex
-from tasks.search.mapping import AT, COMPACT, COMPACT_VERSION, FEATURE, FIELDS, IMAGE, URL, VERSION
+from tasks.search.mapping import AT, COMPACT, COMPACT_VERSION, FEATURE, FIELDS, GROUP, IMAGE, URL, VERSION
 from tasks.serve.answers import InferenceError
 from tasks.serve.features import Feature
 from tasks.serve.saving import Saving
@@ -184,6 +184,7 @@ def test_whole_documents_are_made_with_our_mapping_and_replaced(
         VERSION: FEATURE_VERSION,
         URL: url_of("007"),
         IMAGE: feature(1).image,
+        GROUP: feature(1).image,
         AT: NOON.isoformat(),
     }
     (described,) = sqlite_shop.client.indices.get_mapping(index=sqlite_shop.index).values()
