@@ -136,7 +136,6 @@ def mariadb_catalogue(socket: str, database: str, kind: str, **options: Any) -> 
     url = sa.URL.create("mysql+pymysql", username="root", query={"unix_socket": socket, "charset": "utf8mb4"})
     in_utc = {"init_command": "set time_zone = '+00:00'"}
     with sa.create_engine(url, poolclass=sa.NullPool).begin() as connection:
-        connection.execute(sa.text("set global time_zone = 'SYSTEM'"))
         connection.execute(sa.text(f"drop database if exists {database}"))
         connection.execute(sa.text(f"create database {database}"))
     engine = sa.create_engine(url.set(database=database), poolclass=sa.NullPool, connect_args=in_utc)
