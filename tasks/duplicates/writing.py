@@ -3,11 +3,10 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from tasks.errors import ServiceUnavailableError
 from tasks.search.index import Document, SearchIndex
 from tasks.search.mapping import GROUP
 from tasks.search.pictures import PictureQueries, Shown
-from tasks.search.writing import CONFLICT, MISSING, ROUNDS
+from tasks.search.writing import ROUNDS
 from tasks.statuses import Status
 
 
@@ -34,12 +33,12 @@ class GroupWriter:
         for _ in range(ROUNDS):
             if not left:
                 break
-            documents = self._documents([want.shown.item_id for want in left])
+            documents = self._index.documents_in(self._target, [want.shown.item_id for want in left])
             actions = list(self._actions(left, documents, outcomes))
             for written in self._index.write(actions):
-                if 200 <= written.status < 300:
+                if written.done:
                     outcomes[written.item_id] = Status.INDEXED
-                elif written.status not in (CONFLICT, MISSING):
+                elif not written.outdated:
                     outcomes[written.item_id] = Status.REJECTED
             left = [want for want in left if want.shown.item_id not in outcomes]
         outcomes |= dict.fromkeys((want.shown.item_id for want in left), Status.REJECTED)
@@ -62,14 +61,7 @@ class GroupWriter:
             elif document.group == group:
                 outcomes[item_id] = Status.CURRENT
             else:
-                yield {
-                    "_op_type": "update",
-                    "_index": self._target,
-                    "_id": item_id,
-                    "if_seq_no": document.seq_no,
-                    "if_primary_term": document.primary_term,
-                    "doc": {GROUP: group},
-                }
+                yield {"_index": self._target, **document.update({GROUP: group})}
 
     def _missed(self, wanted: Mapping[str, "_Wanted"], outcomes: Mapping[str, Status]) -> dict[str, Status]:
         """What became of those that were written and are not found so: what the index holds is what counts,
@@ -79,7 +71,7 @@ class GroupWriter:
             return {}
         held = self._pictures.in_groups(written)
         absent = [item_id for item_id in written if held.get(item_id) != wanted[item_id].group]
-        there = self._documents(absent)
+        there = self._index.documents_in(self._target, absent)
         return {item_id: self._fate(wanted[item_id], there.get(item_id)) for item_id in absent}
 
     def _fate(self, want: "_Wanted", document: Document | None) -> Status:
@@ -88,15 +80,6 @@ class GroupWriter:
         if (document.version, document.image) != (self._version, want.shown.image):
             return Status.SUPERSEDED
         return Status.INDEXED if document.group == want.group else Status.REJECTED
-
-    def _documents(self, item_ids: Sequence[str]) -> dict[str, Document]:
-        documents = self._index.documents(item_ids)
-        if any(document.index != self._target for document in documents.values()):
-            raise ServiceUnavailableError(
-                f"{self._index.name} stands for another index since this work began. Doing it again writes "
-                "there."
-            )
-        return documents
 
 
 class _Wanted(NamedTuple):

@@ -42,44 +42,11 @@ _TRANSIENT = (*_PATIENCE, 500, 502, 504)
 _IDS_AT_ONCE = 5_000
 _LOOKED_AT = 100
 """Documents."""
+_CONFLICT, _MISSING = 409, 404
 _REFUSED = (401, 403)
 """Answers to a document that hold for the index: no privilege, or blocked for writing."""
 _LASTING = ("illegal_argument_exception", "index_closed_exception")
 """Why a document cannot be read, where waiting does not help."""
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """What a write has to know of a document as it is now."""
-
-    index: str
-    """The index that holds it, where our name for it is an alias."""
-    urls: tuple[str, ...] | None
-    """Those of its pictures; None where the shop's documents hold none."""
-    version: str | None
-    feature_url: str | None
-    image: str | None
-    at: datetime | None
-    compact_version: str | None
-    """Of the space that its compact vector is of."""
-    group: str | None
-    """Of the items that show the same picture."""
-    seq_no: int
-    primary_term: int
-
-    def lacks(self, url: str | None) -> bool:
-        """Whether it should hold this URL and does not."""
-        return self.urls is not None and url not in self.urls
-
-
-class Held(NamedTuple):
-    """A document with its vectors, None where it has none."""
-
-    document: Document
-    feature: NDArray[np.float32] | None
-    """[2048]."""
-    compact: NDArray[np.float32] | None
-    """[128]."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +69,38 @@ class Seen:
 
 
 @dataclass(frozen=True, slots=True)
+class Document(Seen):
+    """What a write has to know of a document as it is now."""
+
+    index: str
+    """The index that holds it, where our name for it is an alias."""
+    urls: tuple[str, ...] | None
+    """Those of its pictures; None where the shop's documents hold none."""
+    version: str | None
+    feature_url: str | None
+    image: str | None
+    at: datetime | None
+    compact_version: str | None
+    """Of the space that its compact vector is of."""
+    group: str | None
+    """Of the items that show the same picture."""
+
+    def lacks(self, url: str | None) -> bool:
+        """Whether it should hold this URL and does not."""
+        return self.urls is not None and url not in self.urls
+
+
+class Held(NamedTuple):
+    """A document with its vectors, None where it has none."""
+
+    document: Document
+    feature: NDArray[np.float32] | None
+    """[2048]."""
+    compact: NDArray[np.float32] | None
+    """[128]."""
+
+
+@dataclass(frozen=True, slots=True)
 class WithFeature(Seen):
     """One with its feature."""
 
@@ -121,6 +120,21 @@ class Written(NamedTuple):
     """Empty where the status is a success."""
     seq_no: int | None
     """What the document had then: negative where an ingest pipeline dropped it, None where it was refused."""
+
+    @property
+    def done(self) -> bool:
+        """Whether it was taken."""
+        return 200 <= self.status < 300
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the document has changed since it was read, or is gone."""
+        return self.status in (_CONFLICT, _MISSING)
+
+    @property
+    def refusal(self) -> str:
+        """Why it was not taken, in a sentence that is not too long to keep."""
+        return f"{self.status}: {self.reason}"[:500]
 
 
 class SearchIndex(IndexClient):
@@ -339,6 +353,15 @@ class SearchIndex(IndexClient):
                 result[found["_id"]] = self._document(found)
         return result
 
+    def documents_in(self, target: str, item_ids: Sequence[str]) -> dict[str, Document]:
+        """The same, as long as our name stands for the index `target`."""
+        documents = self.documents(item_ids)
+        if any(document.index != target for document in documents.values()):
+            raise ServiceUnavailableError(
+                f"{self.name} stands for another index since this work began. Doing it again writes there."
+            )
+        return documents
+
     def with_vectors(self, item_ids: Sequence[str]) -> dict[str, Held]:
         """The documents of these items with their vectors, as far as the index has refreshed."""
         with self.errors_explained():
@@ -376,6 +399,7 @@ class SearchIndex(IndexClient):
     def _document(self, found: Mapping[str, Any]) -> Document:
         source = found.get("_source", {})
         return Document(
+            item_id=found["_id"],
             index=found["_index"],
             urls=self.fields.urls(source),
             version=source.get(VERSION),

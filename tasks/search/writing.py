@@ -11,13 +11,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from tasks.errors import ServiceUnavailableError
 from tasks.search.index import Document, Held, SearchIndex
 from tasks.search.mapping import AT, COMPACT, COMPACT_VERSION, FEATURE, GROUP, IMAGE, URL, VERSION
 from tasks.statuses import Status
 
-CONFLICT = 409
-MISSING = 404
 _ROUNDING = 1e-5
 """Of a compact vector's numbers, which depend a little on how many are computed at once."""
 ROUNDS = 5
@@ -104,7 +101,7 @@ class Writer:
             if self._stopped.is_set():
                 return outcomes
             with self._measured("reading documents"):
-                documents = self._documents([item.item_id for item in left])
+                documents = self._index.documents_in(self._target, [item.item_id for item in left])
                 outcomes.update(self._skipped(left, documents))
             to_write = {item.item_id: item for item in left if item.item_id not in outcomes}
             with self._measured("packing vectors"):
@@ -115,13 +112,12 @@ class Writer:
                 ]
             with self._measured("writing"):
                 for written in self._index.write(actions):
-                    if 200 <= written.status < 300:
+                    if written.done:
                         outcomes[written.item_id] = (Status.INDEXED, None)
                         compact = compacts[written.item_id]
                         self._written[written.item_id] = written.seq_no, compact and compact.version
-                    elif written.status not in (CONFLICT, MISSING):
-                        reason = f"{written.status}: {written.reason}"[:500]
-                        outcomes[written.item_id] = (Status.REJECTED, reason)
+                    elif not written.outdated:
+                        outcomes[written.item_id] = (Status.REJECTED, written.refusal)
             left = [item for item_id, item in to_write.items() if item_id not in outcomes]
             if not left:
                 return outcomes
@@ -143,7 +139,7 @@ class Writer:
         absent = set(written) - self._index.holding(written, self._version)
         if not absent:
             return {}
-        there = self._documents(sorted(absent))
+        there = self._index.documents_in(self._target, sorted(absent))
         return {item_id: self._missing(item_id, there.get(item_id)) for item_id in absent}
 
     def _missing(self, item_id: str, document: Document | None) -> WriteOutcome:
@@ -195,15 +191,6 @@ class Writer:
     @functools.cached_property
     def _pipelines(self) -> str:
         return self._index.pipelines()
-
-    def _documents(self, item_ids: Sequence[str]) -> dict[str, Document]:
-        documents = self._index.documents(item_ids)
-        if any(document.index != self._target for document in documents.values()):
-            raise ServiceUnavailableError(
-                f"{self._index.name} stands for another index since this work began. Doing it again writes "
-                "there."
-            )
-        return documents
 
     def _skipped(self, page: Sequence[Ready], documents: Mapping[str, Document]) -> dict[str, WriteOutcome]:
         """The items whose document must not be written, and why."""
@@ -282,14 +269,7 @@ class Writer:
                 "_id": item.item_id,
                 "_source": fields,
             }
-        return {
-            "_op_type": "update",
-            "_index": self._target,
-            "_id": item.item_id,
-            "if_seq_no": document.seq_no,
-            "if_primary_term": document.primary_term,
-            "doc": fields,
-        }
+        return {"_index": self._target, **document.update(fields)}
 
 
 NO_COMPACT: dict[str, Any] = {COMPACT: None, COMPACT_VERSION: None}

@@ -18,7 +18,7 @@ from tasks.progress import Progress, silent
 from tasks.search.document_fields import DocumentFields
 from tasks.search.index import SearchIndex, WithFeature
 from tasks.search.mapping import refuse_another_model
-from tasks.search.writing import CONFLICT, MISSING, NO_COMPACT, ROUNDS, compact_fields
+from tasks.search.writing import NO_COMPACT, ROUNDS, compact_fields
 from tasks.settings import Settings
 from tasks.shop.connections import Connection
 from tasks.space.published import Reader
@@ -169,13 +169,12 @@ class _Fill:
                 actions.append(document.update(compact_fields(compact)))
         changed = []
         for written in self._index.write(actions):
-            if 200 <= written.status < 300:
+            if written.done:
                 outcomes.append(Outcome(written.item_id, Status.INDEXED, "", written.seq_no))
-            elif written.status in (CONFLICT, MISSING):
+            elif written.outdated:
                 changed.append(written.item_id)
             else:
-                reason = f"{written.status}: {written.reason}"[:500]
-                outcomes.append(Outcome(written.item_id, Status.REJECTED, reason))
+                outcomes.append(Outcome(written.item_id, Status.REJECTED, written.refusal))
         return changed
 
     def _resolved(self, item_id: str, before: WithFeature, now: WithFeature | None) -> Outcome | None:
@@ -215,5 +214,5 @@ def _removed(index: SearchIndex, at_once: int) -> int:
         for page in pages:
             answers = index.write([document.update(NO_COMPACT) for document in page])
             # One that was written meanwhile is for the next time.
-            removed += sum(200 <= written.status < 300 for written in answers)
+            removed += sum(written.done for written in answers)
     return removed
