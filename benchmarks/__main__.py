@@ -40,6 +40,7 @@ PHOTOS = REPOSITORY.parent / "shared" / "data" / "shop"
 
 def _retrieval(arguments: argparse.Namespace) -> list[Figure]:
     with running_shop(arguments.photos) as shop:
+        shop.backfill()
         return retrieval.measure(shop)
 
 

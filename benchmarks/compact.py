@@ -24,7 +24,6 @@ from benchmarks.shop import BenchmarkShop, running_shop, variables_set
 from benchmarks.volume import CATEGORY, VolumeShop, volume_shop
 from tasks.errors import RunFailedError
 from tasks.inference.model import DIMENSIONS, Identity, identity
-from tasks.runs.run import Request
 from tasks.search.index import SearchIndex
 from tasks.search.mapping import COMPACT, FEATURE, URL, VERSION, of_space, of_version
 from tasks.settings import Settings
@@ -35,7 +34,6 @@ from tasks.space.evaluation import FOLDS, fold
 from tasks.space.published import Reader, Space, publish
 from tasks.space.vectors import Codes, Compact
 from tasks.stages import compact
-from tasks.stages.pipeline import run
 
 FEW = 100_000
 MANY = 1_000_000
@@ -52,6 +50,7 @@ def measure(photos: Path, few: int = FEW, many: int = MANY) -> list[Figure]:
         FeatureIndexError: a run failed, or not every document has its compact vector.
     """
     with running_shop(photos) as shop:
+        shop.backfill()
         figures = found(shop)
     with volume_shop(photos) as volume:
         free_model.save(volume.folder / "free_model")
@@ -60,16 +59,9 @@ def measure(photos: Path, few: int = FEW, many: int = MANY) -> list[Figure]:
 
 
 def found(shop: BenchmarkShop) -> list[Figure]:
-    """What both kinds of vectors find in Elasticsearch, and the memory that they take there."""
-    documents = shop.renew_index()
+    """What both kinds of vectors find in a shop that is backfilled, and the memory that they take there."""
     settings, services = Settings.load(), Services.from_environment()
-    run(Request("benchmark", "compact", category_ids=shop.category_ids), settings, services)
-    return _searched(shop, documents)
-
-
-def _searched(shop: BenchmarkShop, documents: int) -> list[Figure]:
-    settings, services = Settings.load(), Services.from_environment()
-    shop.search.indices.refresh(index=shop.index)
+    documents = shop.search.count(index=shop.index)["count"]
     ids, categories, features = read_back(shop)
     of_ids = dict(zip(ids, categories.tolist(), strict=True))
     folds = np.array([fold(item_id) for item_id in ids])

@@ -20,11 +20,7 @@ from benchmarks.figures import Figure
 from benchmarks.retrieval import read_back
 from benchmarks.shop import BenchmarkShop
 from tasks.errors import RunFailedError
-from tasks.runs.run import Request
 from tasks.search.mapping import FEATURE, FIELDS
-from tasks.settings import Settings
-from tasks.shop.connections import Services
-from tasks.stages.pipeline import run
 
 DOCUMENTS = 20_000
 NEIGHBOURS = 10
@@ -52,10 +48,7 @@ def measure(shop: BenchmarkShop) -> list[Figure]:
     Raises:
         FeatureIndexError: the backfill failed, or an index does not hold every document.
     """
-    shop.renew_index()
-    request = Request("benchmark", "index-types", category_ids=shop.category_ids)
-    run(request, Settings.load(), Services.from_environment())
-    shop.search.indices.refresh(index=shop.index)
+    shop.backfill()
     _, categories, photos = read_back(shop)
     queries, held = photos[::2], photos[1::2]
     features = np.concatenate([held, _synthetic(held, categories[1::2], DOCUMENTS - len(held))])

@@ -16,12 +16,10 @@ from benchmarks.serving import BATCH, CLIENTS, Health, alone, serving
 from benchmarks.shop import running_shop
 from tasks.errors import RunFailedError
 from tasks.inference.model import load
-from tasks.runs.run import Request
 from tasks.search.queries import ItemQueries
 from tasks.settings import Settings
 from tasks.shop.connections import Services
 from tasks.space import fit
-from tasks.stages.pipeline import run
 
 PROCESS = "process_image"
 SECONDS = 60.0
@@ -37,10 +35,8 @@ def measure(photos: Path) -> list[Figure]:
         FeatureIndexError: a server did not come up, or nothing was answered.
     """
     with running_shop(photos) as shop:
-        shop.renew_index()
+        shop.backfill()
         settings, services = Settings.load(), Services.from_environment()
-        run(Request("benchmark", PROCESS, category_ids=shop.category_ids), settings, services)
-        shop.search.indices.refresh(index=shop.index)
         fit.take_snapshot(ItemQueries(services.search, settings.index), settings)
         fit.fit(settings)
         model = load(settings)

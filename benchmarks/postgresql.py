@@ -34,12 +34,17 @@ def new_database(server: sa.URL, database: str, statements: Sequence[str], conn_
     with closing(engine.raw_connection()) as connection, closing(connection.cursor()) as cursor:
         for statement in statements:
             cursor.execute(statement)
+    return connection_to(server.set(database=database), conn_id)
+
+
+def connection_to(database: sa.URL, conn_id: str) -> Connection:
+    """A database of PostgreSQL, at a socket or an address, as a connection."""
     return Connection(
         conn_id,
         "postgres",
-        host=str(server.query.get("host", server.host)),
-        port=server.port,
-        login=server.username,
-        password=server.password or None,
-        schema=database,
+        host=str(database.query.get("host", database.host)),
+        port=database.port,
+        login=database.username,
+        password=database.password or None,
+        schema=database.database,
     )

@@ -15,11 +15,9 @@ from numpy.typing import NDArray
 
 from benchmarks.figures import Figure
 from benchmarks.shop import BenchmarkShop
-from tasks.runs.run import Request
+from tasks.inference.model import feature_version
 from tasks.search.mapping import FEATURE, VERSION
 from tasks.settings import Settings
-from tasks.shop.connections import Services
-from tasks.stages.pipeline import run
 
 NEIGHBOURS = 5
 NUM_CANDIDATES = 100
@@ -29,18 +27,11 @@ _SEARCHES_AT_ONCE = 50
 
 
 def measure(shop: BenchmarkShop) -> list[Figure]:
-    """Backfill every category into a fresh index, then search with each photo for the others.
-
-    Raises:
-        FeatureIndexError: the backfill failed.
-    """
-    documents = shop.renew_index()
-    request = Request("benchmark", "retrieval", category_ids=shop.category_ids)
-    report = run(request, Settings.load(), Services.from_environment())
-    shop.search.indices.refresh(index=shop.index)
+    """Search with each photo of a shop that is backfilled for the others."""
+    documents = shop.search.count(index=shop.index)["count"]
     ids, categories, features = read_back(shop)
     exact = exact_neighbours(features)
-    approximate = approximate_neighbours(shop, ids, features, report["feature_version"])
+    approximate = approximate_neighbours(shop, ids, features, feature_version(Settings.load()))
     exact_first, exact_precision = agreement(categories, exact)
     first, precision = agreement(categories, approximate)
     both = [len(set(a) & set(b)) for a, b in zip(exact.tolist(), approximate.tolist(), strict=True)]

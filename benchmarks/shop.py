@@ -15,9 +15,12 @@ from elasticsearch import Elasticsearch as Client
 from local_stack import image_server
 from local_stack.elasticsearch import Elasticsearch, data_folder, server_url_from_environment
 from local_stack.shop import Shop
+from tasks.runs.run import Request
 from tasks.search.client import client
 from tasks.search.index import SearchIndex
-from tasks.shop.connections import CATALOGUE, SEARCH, Connection
+from tasks.settings import Settings
+from tasks.shop.connections import CATALOGUE, SEARCH, Connection, Services
+from tasks.stages.pipeline import run
 
 
 @dataclass(frozen=True)
@@ -43,6 +46,17 @@ class BenchmarkShop:
         """Begin again with the core server's documents alone, and return how many there are."""
         self.search.indices.delete(index=self.index, ignore_unavailable=True)
         return self._shop.write_documents(self.search, self.index)
+
+    def backfill(self) -> None:
+        """Begin again, and give every document its feature.
+
+        Raises:
+            FeatureIndexError: the run failed.
+        """
+        self.renew_index()
+        request = Request("benchmark", f"backfill-{uuid.uuid4().hex}", category_ids=self.category_ids)
+        run(request, Settings.load(), Services.from_environment())
+        self.search.indices.refresh(index=self.index)
 
 
 @contextmanager

@@ -10,14 +10,12 @@ import numpy as np
 
 from benchmarks.figures import Figure
 from benchmarks.shop import running_shop
-from tasks.runs.run import Request
 from tasks.search.queries import ItemQueries
 from tasks.settings import Settings
 from tasks.shop.connections import Services
 from tasks.space import fit
 from tasks.space.evaluation import FOLDS, evaluated, fold, predicted
 from tasks.space.snapshot import Snapshot
-from tasks.stages.pipeline import run
 
 _GOALS: dict[str, tuple[str, float | None, float | None]] = {
     "accuracy": ("category predicted", 0.83, None),
@@ -42,10 +40,8 @@ def measure(photos: Path) -> list[Figure]:
         FeatureIndexError: the backfill failed.
     """
     with running_shop(photos) as shop:
-        shop.renew_index()
+        shop.backfill()
         settings, services = Settings.load(), Services.from_environment()
-        run(Request("benchmark", "space", category_ids=shop.category_ids), settings, services)
-        shop.search.indices.refresh(index=shop.index)
         items = fit.take_snapshot(ItemQueries(services.search, settings.index), settings)
         with Snapshot(fit.snapshot_path(settings)) as snapshot:
             found, weights, probabilities, truth = [], [], [], []

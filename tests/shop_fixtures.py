@@ -17,6 +17,7 @@ from urllib.parse import urlencode, urlsplit
 import numpy as np
 import sqlalchemy as sa
 
+from benchmarks.postgresql import connection_to
 from tasks.runs import packs
 from tasks.runs.run import Chunk, Plan, Request
 from tasks.search.mapping import FEATURE, VERSION
@@ -119,16 +120,7 @@ def postgres_catalogue(
     with engine.begin() as connection:
         connection.execute(sa.text("drop schema public cascade"))
         connection.execute(sa.text("create schema public"))
-    connection = Connection(
-        CATALOGUE,
-        "postgres",
-        host=str(url.query.get("host", url.host)),
-        port=url.port,
-        login=url.username,
-        password=url.password or None,
-        schema=database,
-    )
-    return CatalogueBuilder(connection, engine, kind, **options)
+    return CatalogueBuilder(connection_to(url, CATALOGUE), engine, kind, **options)
 
 
 def mariadb_catalogue(socket: str, database: str, kind: str, **options: Any) -> CatalogueBuilder:

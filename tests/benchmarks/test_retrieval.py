@@ -19,8 +19,8 @@ OF_EACH_CATEGORY = 20
 CATEGORIES = 10
 
 
-@pytest.fixture
-def sample(shop_photos, tmp_path):
+@pytest.fixture(scope="module")
+def sample(shop_photos, tmp_path_factory):
     """A shop with the first photos of each category: a fifth of all, and of the time they take."""
     with (shop_photos / "items.csv").open(newline="") as table_of_all:
         rows = list(csv.DictReader(table_of_all))
@@ -29,24 +29,33 @@ def sample(shop_photos, tmp_path):
         by_category.setdefault(row["category_id"], []).append(row)
     chosen = [row for of_category in by_category.values() for row in of_category[:OF_EACH_CATEGORY]]
     assert len(chosen) == OF_EACH_CATEGORY * CATEGORIES
-    (tmp_path / "images").mkdir()
+    folder = tmp_path_factory.mktemp("sample")
+    (folder / "images").mkdir()
     for row in chosen:
         path = row["img_path"].lstrip("/")
-        shutil.copy(shop_photos / path, tmp_path / path)
-    with (tmp_path / "items.csv").open("w", newline="") as table_of_some:
+        shutil.copy(shop_photos / path, folder / path)
+    with (folder / "items.csv").open("w", newline="") as table_of_some:
         writer = csv.DictWriter(table_of_some, rows[0])
         writer.writeheader()
         writer.writerows(chosen)
-    return tmp_path
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shop(sample, elasticsearch_url):
+    """The sample's shop, backfilled: both tests search the same features, and neither changes them."""
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("ELASTICSEARCH_URL", elasticsearch_url)
+        with running_shop(sample) as running:
+            remember_model(running.data_dir)
+            running.backfill()
+            yield running
 
 
 @pytest.mark.model
-def test_compact_vectors_find_what_scikit_learn_s_find(sample, elasticsearch_url, monkeypatch, capsys):
-    monkeypatch.setenv("ELASTICSEARCH_URL", elasticsearch_url)
-    with running_shop(sample) as shop:
-        remember_model(shop.data_dir)
-        figures = compact.found(shop)
-        ids, categories, features = retrieval.read_back(shop)
+def test_compact_vectors_find_what_scikit_learn_s_find(shop, capsys):
+    figures = compact.found(shop)
+    ids, categories, features = retrieval.read_back(shop)
     with capsys.disabled():
         print(f"\n{table('compact', figures)}")
 
@@ -75,11 +84,8 @@ def test_compact_vectors_find_what_scikit_learn_s_find(sample, elasticsearch_url
 
 
 @pytest.mark.model
-def test_photos_find_their_own_category(sample, elasticsearch_url, monkeypatch, capsys):
-    monkeypatch.setenv("ELASTICSEARCH_URL", elasticsearch_url)
-    with running_shop(sample) as shop:
-        remember_model(shop.data_dir)
-        figures = retrieval.measure(shop)
+def test_photos_find_their_own_category(shop, capsys):
+    figures = retrieval.measure(shop)
     with capsys.disabled():
         print(f"\n{table('retrieval', figures)}")
 
