@@ -42,6 +42,22 @@ class IndexClient:
         # What one shard alone answers is no answer: the rest would count as absent.
         return self.client.search(index=self.name, allow_partial_search_results=False, **request)
 
+    def found_by(self, query: Mapping[str, Any]) -> int:
+        """How many documents a query finds."""
+        with self.errors_explained():
+            answer = self.search(size=0, query=query, track_total_hits=True)
+        total: int = answer["hits"]["total"]["value"]
+        return total
+
+    def refresh(self) -> None:
+        """Let searches see what has been written."""
+        with self.errors_explained():
+            failed = self.client.indices.refresh(index=self.name)["_shards"]["failed"]
+        if failed:
+            raise ServiceUnavailableError(
+                f"Elasticsearch at {self.url} cannot refresh {failed} shards of {self.name}. Try later."
+            )
+
     def pages(self, query: Mapping[str, Any], size: int, **what: Any) -> Generator[list[dict[str, Any]]]:
         """What a query finds, `size` hits at once, as the index is at one moment.
 

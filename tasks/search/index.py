@@ -280,7 +280,7 @@ class SearchIndex(IndexClient):
         it. Sees what the index has refreshed.
         """
         having = {"bool": {"filter": [of_version(version), of_space(space)]}}
-        return self._count(having), self._count(_lacking(version, space))
+        return self.found_by(having), self.found_by(_lacking(version, space))
 
     def without_compact(self, version: str, space: str, size: int) -> Generator[list[WithFeature]]:
         """The latter, `size` at once, as they are at one moment. Close it where it may not have ended."""
@@ -459,15 +459,6 @@ class SearchIndex(IndexClient):
         """The same with a compact vector of `space`."""
         return self._holding(item_ids, of_space(space))
 
-    def refresh(self) -> None:
-        """Let searches see what has been written."""
-        with self.errors_explained():
-            failed = self.client.indices.refresh(index=self.name)["_shards"]["failed"]
-        if failed:
-            raise ServiceUnavailableError(
-                f"Elasticsearch at {self.url} cannot refresh {failed} shards of {self.name}. Try later."
-            )
-
     def _holding(self, item_ids: Sequence[str], what: Mapping[str, Any]) -> set[str]:
         if not item_ids:
             return set()
@@ -484,12 +475,6 @@ class SearchIndex(IndexClient):
                 )
                 found |= {hit["_id"] for hit in answer.get("hits", {}).get("hits", [])}
         return found
-
-    def _count(self, query: Mapping[str, Any]) -> int:
-        with self.errors_explained():
-            answer = self.search(size=0, query=query, track_total_hits=True)
-        total: int = answer["hits"]["total"]["value"]
-        return total
 
 
 def _lacking(version: str, space: str) -> dict[str, Any]:

@@ -48,10 +48,7 @@ class PictureQueries(IndexClient):
 
     def count(self, version: str) -> int:
         """How many documents `shown` will give."""
-        with self.errors_explained():
-            answer = self.search(size=0, query=_with_picture(version), track_total_hits=True)
-        total: int = answer["hits"]["total"]["value"]
-        return total
+        return self.found_by(_with_picture(version))
 
     def shown(self, version: str) -> Iterator[list[Shown]]:
         """The documents with a feature of `version`, 5,000 at once, as the index is at one moment."""
@@ -86,8 +83,8 @@ class PictureQueries(IndexClient):
 
     def in_groups(self, item_ids: Sequence[str]) -> dict[str, str]:
         """The groups of these items, at most 10,000; refreshes first. One that is in none is absent."""
+        self.refresh()
         with self.errors_explained():
-            self.client.indices.refresh(index=self.name)
             hits = (
                 self.search(
                     size=len(item_ids),

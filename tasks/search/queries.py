@@ -167,10 +167,7 @@ class ItemQueries(IndexClient):
     def without_feature(self, item_ids: Sequence[str], version: str) -> int:
         """How many of these items, at most 10,000, have a document without a feature of `version`."""
         wanted = {"bool": {"filter": [{"ids": {"values": list(item_ids)}}, not_of_version(version)]}}
-        with self.errors_explained():
-            answer = self.search(size=0, query=wanted, track_total_hits=True)
-        total: int = answer["hits"]["total"]["value"]
-        return total
+        return self.found_by(wanted)
 
     def find(self, text: str, at_most: int) -> list[Item]:
         """Items whose id is `text`, then those with all its words in their name; the last word may be cut
@@ -236,9 +233,8 @@ class ItemQueries(IndexClient):
     def count(self, scope: Scope) -> int:
         """How many items a search within the scope can find."""
         with self.errors_explained():
-            answer = self.search(size=0, query=self._within(scope), track_total_hits=True)
-        total: int = answer["hits"]["total"]["value"]
-        return total
+            query = self._within(scope)
+        return self.found_by(query)
 
     def largest_groups(self, version: str, at_most: int, shown: int) -> list[Group]:
         """The largest groups of items with a feature of `version`, so many at most and of two items at least,
